@@ -36,6 +36,13 @@ SECTIONS = ("Arguments:", "Args:", "Returns:", "Yields:", "Raises:")
 FIELD = re.compile(r"[a-z_0-9]+(, [a-z_0-9]+)*: ")  # "low, high: of the interval"
 
 
+def _whole(command: Any) -> None:
+    """The writer cuts a command's summary after 45 characters, unless it is given one."""
+    command.short_help = " ".join((command.help or "").split("\n\n")[0].split())
+    for part in getattr(command, "commands", {}).values():
+        _whole(part)
+
+
 def commands() -> str:
     """Every command of `guda` with its options, as Markdown, by typer's own writer."""
     import typer.main
@@ -44,6 +51,7 @@ def commands() -> str:
     from guda_core.cli import app
 
     command = typer.main.get_command(app)
+    _whole(command)
     text = get_docs_for_click(obj=command, ctx=command.make_context("guda", [], resilient_parsing=True), name="guda")
     text = text.partition("\n")[2]  # its own title
     return re.sub(r"^(#+) ", r"#\1 ", text, flags=re.MULTILINE).replace("```console", "```text")

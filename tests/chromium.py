@@ -49,14 +49,17 @@ def until(page: Page, true: Callable[[], bool]) -> None:
 # What says or shows something, ends beyond the window's right edge without "...", and cannot be scrolled to. gradio
 # keeps the tabs that are in its menu there, unseen, to know how wide they would be.
 CUT_OFF = """() => [...document.querySelectorAll('.gradio-container *')].filter(e => {
-  const box = e.getBoundingClientRect();
-  if (!box.width || !box.height || box.right <= innerWidth + 1 || e.closest('.tab-wrapper')) return false;
-  const says = [...e.childNodes].some(n => n.nodeType === Node.TEXT_NODE && n.textContent.trim());
+  const box = e.getBoundingClientRect(), texts = [...e.childNodes].filter(n => n.nodeType === Node.TEXT_NODE);
+  const says = texts.some(n => n.textContent.trim()), out = box.right > innerWidth + 1;
+  const ends = texts.map(n => { const r = new Range(); r.selectNode(n); return r.getBoundingClientRect().right; });
+  if (!box.width || !box.height || e.closest('.tab-wrapper')) return false;
+  if (!out && !ends.some(right => right > innerWidth + 1)) return false;
   if (!says && !['IMG', 'SVG', 'INPUT', 'TEXTAREA', 'BUTTON'].includes(e.tagName.toUpperCase())) return false;
   if (!e.checkVisibility({opacityProperty: true, visibilityProperty: true})) return false;
   for (let a = e; a; a = a.parentElement) {
     const style = getComputedStyle(a), scrolls = ['auto', 'scroll'].includes(style.overflowX);
-    if (style.textOverflow === 'ellipsis' || (a !== e && scrolls && a.scrollWidth > a.clientWidth)) return false;
+    if (style.textOverflow === 'ellipsis') return false;
+    if ((a !== e || !out) && scrolls && a.scrollWidth > a.clientWidth) return false;
   }
   return true;
 }).map(e => `${e.tagName}: ${e.textContent.trim().slice(0, 60)}`)"""

@@ -22,6 +22,7 @@ from guda_core.picture_records import Drawing, Near, PlaceMap, Strip
 from guda_core.records import Attribution, Cost, GroupScore, GroupSet, KLValues, MethodInfo, Provenance, Query, Scope
 from guda_core.service import Recorded, Service, Step
 from guda_core.ui import build_ui, launch_options
+from guda_core.ui.answer import Answer
 from guda_core.ui.serve import launch
 from tests.light import METHODS, fake_provenance
 
@@ -212,6 +213,14 @@ class FakeService:
             noise -= noise.mean(axis=1, keepdims=True)
             without[g] = full + noise + (score * PROFILE / sizes)[:, None]
         return KLValues(t, EDGES, full, without)
+
+
+def answered(service: FakeService) -> Answer:
+    """What a page holds of a picture that the service drew and scored."""
+    *_, query = service.generate(prompt="a teapot", seed=0, steps=1, guidance=1.0)
+    assert isinstance(query, Query)
+    found = {a.method: a for a in service.attribute(query, methods=[*service.methods()], effort="quick")}
+    return Answer(query, tuple(found), "quick", found, service.scope(query))
 
 
 @contextmanager

@@ -101,6 +101,8 @@ def test_an_upload_is_attributed_and_a_refused_one_says_why(browser, stage, tmp_
     page.locator("input[type=file]").set_input_files(tmp_path / "broken.png")
     expect(page.get_by_label("Remove image").or_(page.get_by_label("Clear"))).to_be_visible()
     expect(page.locator(".guda-broken")).to_have_count(1)  # no mark of a broken picture, but a sentence
+    look = "e => { const s = getComputedStyle(e, '::after'); return [s.position, parseFloat(s.top) < e.clientHeight]; }"
+    assert page.locator(".guda-upload").evaluate(look) == ["absolute", True]  # within the box, which cuts off the rest
     run(page, "Attribute")
     expect(page.get_by_text("Only PNG, JPEG, WebP, AVIF, TIFF and HEIC")).to_be_visible()
     watched.check("refused")

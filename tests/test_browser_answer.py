@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -129,7 +130,9 @@ def test_a_set_without_objects_has_a_free_prompt_and_the_models_caveat_stands_be
     browser, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
-    watched, service = Watched(browser), FakeService(group_set=PAINTERS, caveat=CAVEAT)
+    long = {g: replace(v, name=f"{v.name}_{'without_a_space_' * 5}") for g, v in PAINTERS.groups.items()}
+    service = FakeService(group_set=replace(PAINTERS, groups=long), caveat=CAVEAT)
+    watched = Watched(browser, 390)
     with serving(service) as url:
         page = watched.open(url)
         expect(page.get_by_text("three groups of training pictures: Three painters")).to_be_visible()
@@ -142,6 +145,7 @@ def test_a_set_without_objects_has_a_free_prompt_and_the_models_caveat_stands_be
         expect(page.locator(".guda-answered").get_by_text(CAVEAT)).to_be_visible()
         page.get_by_text("Who drew what").click()
         expect(page.get_by_role("region", name="Who drew each group")).to_contain_text("not stated")
+        page.locator(".guda-strip > summary").first.click()
         watched.check("painters")
 
 

@@ -15,8 +15,10 @@ from guda_core.answers.plots import DROP, OFFSET
 from guda_core.answers.sentences import ALL_THE_SAME
 from guda_core.answers.shown import NOTHING
 from guda_core.answers.verdict import OUT_OF_SCOPE
+from guda_core.records import VERDICTS
 from guda_core.reports.read import read_report
 from guda_core.ui import samples, words
+from guda_core.ui.inspect import CHOOSE
 from guda_core.ui.panels import FIGURES
 from tests.chromium import SLOW, Watched
 from tests.fakes import REASON, FakeService
@@ -67,14 +69,15 @@ def violations(page: Page) -> list[str]:
 
 
 @pytest.mark.parametrize(("overflow", "fits"), [("hidden", False), ("auto", True)])
-def test_what_is_cut_off_is_found_and_what_can_be_scrolled_to_is_not(browser, overflow, fits):
+@pytest.mark.parametrize("title", ["<h1 style='width: 700px'>A long title</h1>", f"<h1>A{'_long_title' * 9}</h1>"])
+def test_what_is_cut_off_is_found_and_what_can_be_scrolled_to_is_not(browser, overflow, fits, title):
     watched = Watched(browser, 390)
-    block = f"<div style='width: 300px; overflow: {overflow}'><h1 style='width: 700px'>A long title</h1></div>"
+    block = f"<div style='width: 300px; overflow: {overflow}'>{title}</div>"
     watched.page.set_content(f"<div class='gradio-container'>{block}</div>")
     if fits:
         watched.fits()
     else:
-        with pytest.raises(AssertionError, match="H1: A long title"):
+        with pytest.raises(AssertionError, match=r"H1: A.long.title"):
             watched.fits()
     watched.page.close()
 
@@ -189,6 +192,10 @@ def ring(page: Page) -> str:
 def test_by_keyboard_alone_and_what_is_focused_is_seen(browser, stage):
     watched = Watched(browser, dark=True)
     page = watched.open(stage.url)
+    page.get_by_role("textbox", name="Prompt").focus()
+    for _ in range(3):
+        page.keyboard.press("Shift+Tab")
+    expect(page.locator("[role=tabpanel] input[aria-expanded=true]")).to_have_count(0)  # lists that were only passed
     page.get_by_role("button", name="Advanced").click()
     seen = {}
     page.get_by_role("button", name="Rocket").focus()
@@ -236,8 +243,10 @@ def test_evidence_explains_downloads_and_replays(browser, stage, tmp_path):
     expect(page.get_by_text(re.compile("timesteps 20-79 add most: 14 nats"))).to_be_visible()
     expect(page.get_by_role("region", name="What each range of timesteps adds")).to_contain_text("all: the score41")
     expect(page.locator(".guda-chart:visible")).to_have_count(2)
+    page.get_by_label(words.WITH_FILE).check()
     with page.expect_download(timeout=SLOW) as download:
         page.get_by_role("button", name="Download report").click()
+    expect(page.get_by_text(words.NO_FILE)).to_be_visible()
     report = tmp_path / "report.zip"
     download.value.save_as(report)
     assert zipfile.ZipFile(report).testzip() is None
@@ -287,6 +296,14 @@ def test_out_of_scope_names_no_group_until_somebody_unfolds_it(browser, stage, t
     expect(page.locator(".guda-scores").first).to_contain_text(REASON)
     page.get_by_text("Other captions", exact=True).click()
     expect(page.get_by_role("region", name="The first group under each caption")).to_contain_text("no caption")
+    watched.go("Evidence")
+    expect(page.get_by_text(f"{VERDICTS['out of scope']} {CHOOSE}")).to_be_visible()
+    group = page.get_by_role("combobox", name="Group")
+    expect(group).to_have_value("")
+    expect(page.get_by_text("timesteps")).to_have_count(0)
+    group.click()
+    page.get_by_role("option", name=names[0]).click()
+    expect(page.get_by_text(f"{names[0]}: ").first).to_be_visible()
     assert violations(page) == []
     watched.check("scope")
 

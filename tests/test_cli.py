@@ -101,6 +101,7 @@ def test_strip_and_maps_are_told_but_for_a_picture_out_of_scope(run, service, tm
     monkeypatch.setattr(service, "scope", lambda query: scope)
     done = run(*asked[:-1])
     assert done.exit_code == 0 and "no attribution" in done.output and report.is_file()
+    assert "About such a picture they say little." in " ".join(done.output.split())
     assert not [g.name for g in service.group_set.groups.values() if g.name in done.output]
     monkeypatch.setattr(service, "attribute", None)  # refused before anything is computed
     done = run("attribute", path, "--methods", "clip", "--report", report, "--pictures")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shlex
 import sys
 from functools import cache
@@ -123,3 +124,9 @@ def test_an_old_command_is_found_out(command):
     """This test's own check: what was renamed is reported."""
     program, rest = words(command)
     assert (program == "guda" and subcommands(rest) == []) or find_spec(program) is None
+
+
+def test_the_site_gives_every_commands_summary_whole():
+    said = runpy.run_path(str(ROOT / "docs" / "conf.py"))["commands"]()
+    assert "* `results`: Ask the results of `guda attribute --table`: a summary, or the rows" in said
+    assert not re.findall(r"^\* `.*\.\.\.$", said, re.MULTILINE)

@@ -145,6 +145,7 @@ def test_out_of_scope_is_no_attribution_and_folds_the_bars_away(service, query):
     seen = of(made(service, query, scope={"verdict": "out of scope", "reason": "It is a cat."}))
     assert OUT_OF_SCOPE in seen.said and "Most needed" not in seen.said
     assert seen.tags.index("details") < seen.tags.index("figure", seen.tags.index("img"))
+    assert seen.said.count("It is a cat.") == 1
     assert seen.tags.count("details") == 2 and ("details", "open", "") not in seen.values
 
 

@@ -14,7 +14,8 @@ from PIL import Image
 
 from guda_core.answers.plots import BACK, DROP, FIRST, HOLLOW, HOLLOW_PART, INTERVAL, OFFSET, agreement, bars
 from guda_core.data.groups import load_group_set
-from guda_core.records import Attribution, GroupScore
+from guda_core.records import Attribution, Group, GroupScore, GroupSet
+from guda_core.reports import figures
 from guda_core.reports.figures import bars_png
 
 SETS = load_group_set("emoji")
@@ -139,6 +140,15 @@ def test_both_parts_are_said_to_those_who_cannot_see_the_bar():
     assert "OpenMoji 41 (35 to 48; offset 12, drop 29)" in said and "Twemoji 2 (-1 to 6)" in said
     assert "Streamline Emojis -7.0 (-9.0 to -5.0; offset 3.0, drop -10.0)" in said
     assert "offset" not in drawn()[0].get("aria-label", "")
+
+
+def test_names_in_a_reports_picture_are_told_apart():
+    names = {f"y{year}": f"Scanned sketchbook pages of the year {year}" for year in range(1990, 1993)}
+    names |= {"p": f"{'a' * 30} one {'z' * 30}", "q": f"{'a' * 30} two {'z' * 30}", "g1": "水墨", "g2": "😀"}
+    found = figures._labels(GroupSet("x", "X", {g: Group(g, n) for g, n in names.items()}))
+    assert len(set(found.values())) == len(names)
+    assert all(found[f"y{year}"].endswith(f"the year {year}") for year in range(1990, 1993))
+    assert found["p"].endswith("(p)") and found["g1"] == "g1"
 
 
 def test_the_reports_picture_marks_the_offset_with_a_tick():

@@ -94,6 +94,9 @@ def test_a_picture_opens_with_the_bars_of_its_rows(results):
     assert answer.ranked() == [r["group_id"] for r in sorted(rows, key=lambda r: r["rank"] or 99) if r["rank"]]
     assert html.count("guda-chart") == 2 and "are not separable" in html and groups.groups["noto"].name in html
     assert html.index(">guda<") < html.index(">clip<") and ALL_THE_SAME not in html
+    firsts, whole = (page(away_results(results), Asked(first=f), "picture", 0)[2] for f in (True, False))
+    assert "out of scope" in firsts and groups.groups["noto"].name not in firsts and "nats" not in firsts
+    assert groups.groups["noto"].name in whole and "nats" in whole  # for who asked for all groups
     away = opened(away_results(results), "003.png")
     assert ALL_THE_SAME in away and away.index(ALL_THE_SAME) < away.index("guda-chart")
     assert "0 bytes" in opened(results, "zero.png")
@@ -130,6 +133,12 @@ def away_results(results: Results) -> Results:
 
         def methods(self):
             return results.methods()
+
+        def count(self, *asked):
+            return results.count(*asked)
+
+        def made_from(self):
+            return results.made_from()
 
         def offsets(self):
             return results.offsets()

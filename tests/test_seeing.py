@@ -105,7 +105,7 @@ def html(service: FakeService, shown: Shown) -> str:
 def test_maps_say_how_many_draws_their_nats_are_from():
     service = FakeService()
     tile = Tile(next(iter(service.group_set.groups)), np.zeros((8, 8, 3), np.uint8), 0.5, 3.0)
-    said = "Its nats are from 4 draws in each stratum, so they may differ from the drop in the table."
+    said = "Its nats are the drop at 4 draws in each range of timesteps, without the offset. So they are not the score."
     assert said in html(service, Shown(where=(tile,), draws=4)) and "draws" not in html(service, Shown(where=(tile,)))
 
 

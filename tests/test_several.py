@@ -207,6 +207,8 @@ def test_a_table_fills_stops_goes_on_and_opens_an_answer(browser, tmp_path):
         look = "e => { const s = getComputedStyle(e); return [s.printColorAdjust, s.transitionProperty]; }"
         assert rows.first.locator(".guda-chip").evaluate(look) == ["exact", "none"]
         expect(page.get_by_role("columnheader", name="Whole answer")).to_be_hidden()  # nothing is pressed on paper
+        expect(page.locator(".gradio-container").first).to_have_css("overflow", "visible")  # nor is the end cut off
+        expect(page.locator(".guda-several thead")).to_have_css("display", "table-row-group")
         page.emulate_media(media="screen", reduced_motion="no-preference")
         page.set_viewport_size({"width": 390, "height": 844})
         watched.fits()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import html
 import json
 import re
 
 import pytest
 
 from guda_core.reports.agreement_rows import labelled
-from guda_core.ui import benchmarks
-from tests.fakes import FakeService
+from guda_core.ui import benchmarks, compare
+from tests.fakes import FakeService, answered
 from tests.light import METHODS
 
 
@@ -74,10 +76,30 @@ def test_one_sentence_and_the_apps_methods_come_first():
     broken = [{**known, "not": {"n": 0, "top1": None}}, "x", {"query_set": "real", **lead}, {**known, "method": "das"}]
     said = benchmarks._first({"rows": rows, "where_clear": [*broken, known]}, METHODS)
     assert ": 80 of 100 where the first group is clear of the second, 23 where not." in said
+    assert benchmarks.DRAWN in said and "one style" not in said
+    blend = {**known, "query_set": "generated-blend"}
+    said = benchmarks._first({"rows": rows, "where_clear": [known, blend]}, METHODS)
+    assert benchmarks.SETS["generated"] in html.unescape(said)
     assert "clear of the second" not in benchmarks._first({"rows": rows, "where_clear": broken}, METHODS)
     assert benchmarks.UNKNOWN in benchmarks._first(None, METHODS) and benchmarks.UNKNOWN in benchmarks._first(
         {"rows": []}, METHODS
     )
+
+
+def test_every_method_of_the_app_stands_in_the_first_table():
+    info = METHODS["clip"]
+    methods = METHODS | {m: dataclasses.replace(info, id=m, name=m.upper()) for m in ("das", "trak", "x", "y", "z")}
+    top = {"value": 0.5, "low": 0.4, "high": 0.6}
+    found = {"rows": [{"method": m, "query_set": "generated", "n": 9, "top1": top} for m in methods]}
+    assert not [info.name for info in methods.values() if info.name not in benchmarks._first(found, methods)]
+
+
+def test_digits_are_not_said_to_have_words():
+    digits, styles = (benchmarks.read(benchmarks.BENCHMARKS / f"{name}.json") for name in ("digits", "styles"))
+    assert digits is not None and styles is not None
+    said = benchmarks._sets(digits["rows"])
+    assert benchmarks.DRAWN in said and "words" not in said
+    assert benchmarks.SETS["generated"] in benchmarks._sets(styles["rows"])
 
 
 def test_trainings_take_what_was_measured_side_by_side():
@@ -100,7 +122,11 @@ def test_what_was_measured_of_a_model_of_ones_own_is_shown(tmp_path, monkeypatch
     def said() -> str:
         return benchmarks._own(service, service.methods())
 
-    assert benchmarks.NOT_MEASURED in said()
+    answer = answered(service)
+    assert compare.OVER_MANY in compare.shown(answer, service)  # of the shipped model
+    monkeypatch.setattr(benchmarks, "is_measured", lambda service: False)
+    assert benchmarks.NOT_MEASURED in said() and compare.NO_ORACLE in compare.shown(answer, service)
+    assert compare.OVER_MANY not in compare.shown(answer, service)
     service.oracle = "agrees"
     assert "LOGO" in said() and f"experiments.logo --model NAME --set {sets.id}" in said() and "nobody" not in said()
 
@@ -117,6 +143,7 @@ def test_what_was_measured_of_a_model_of_ones_own_is_shown(tmp_path, monkeypatch
     found = {"base_sha256": made.sha256, "groups": groups, "rows": [row(0.9, 60)], "rows_report": [row(0.7, 30)]}
     file.write_text(json.dumps(found))
     assert "On 30 pictures that the model drew" in said() and "names in 70 of 100" in said() and "0.90" not in said()
+    assert compare.OVER_MANY in compare.shown(answer, FakeService())
     assert f"runs/fake/{sets.id}/logo/logo.json" in said() and benchmarks.HALF in said()
     assert "these groups alone" not in said()
     file.write_text(json.dumps({**found, "rows_report": [], "groups": groups[:2]}))

@@ -10,8 +10,11 @@ from guda_core.answers import sentences
 from guda_core.answers.verdict import CLEAR, Verdict, verdict
 from guda_core.attribution import METHODS
 from guda_core.data.groups import load_group_set
-from guda_core.records import Attribution, Group, GroupScore, GroupSet, Scope
+from guda_core.records import VERDICTS, Attribution, Group, GroupScore, GroupSet, Scope
+from guda_core.service import EFFORTS
 from guda_core.ui import compare, words
+from guda_core.ui.layout import effort_choices
+from tests.fakes import FakeService, answered
 
 SETS = load_group_set("emoji")
 GROUPS = list(SETS.groups)[:3]
@@ -78,6 +81,28 @@ def test_the_lead_is_not_claimed_when_it_was_not_tested():
 def test_two_that_overlap_cannot_be_told_apart():
     v = judged(TIED)
     assert v.headline == "Two groups cannot be told apart: OpenMoji and Twemoji" and chips(v) == ["close"]
+
+
+@pytest.mark.parametrize(("third", "said"), [((30.0, 24.0, 36.0), True), ((10.0, 4.0, 16.0), False), (None, False)])
+def test_a_third_group_as_close_is_not_passed_over(third, said):
+    score = GroupScore(*third) if third else GroupScore(None, None, None, "unavailable")
+    v = judged(dataclasses.replace(TIED, groups={**TIED.groups, "noto": score}))
+    assert ("Others may be as close." in v.plain) is said
+
+
+def test_a_name_that_is_read_from_right_to_left_moves_no_figure():
+    names = {"a": "Emoji", "b": "رسوم ١", "c": "ציורים (2)"}
+    sets = GroupSet("x", "X", {g: Group(g, n) for g, n in names.items()})
+    a = Attribution("guda", "nats", {g: GroupScore(v, v - 6, v + 6) for g, v in zip("bca", (30, 20, 10), strict=True)})
+    apart = ("\u2068رسوم ١\u2069", "\u2068ציורים (2)\u2069")
+    assert sentences.strip(a, sets) == f"1 {apart[0]}, 2 {apart[1]}, 3 Emoji"
+    v = verdict({"guda": a}, sets, ["guda"], KNOWN)
+    assert f"{apart[0]}: 30 nats" in v.figures and f"Next: {apart[1]}, 20" in v.figures and apart[0] in v.headline
+    assert sentences.rows(a, sets)[0][1] == "رسوم ١"  # alone in its cell
+    assert (
+        apart[0]
+        in sentences.compared([a, dataclasses.replace(a, method="clip")], sets, {"guda": "GUDA", "clip": "CLIP"})[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -239,6 +264,12 @@ def test_durations(value, text):
     assert words.seconds(value) == text
 
 
+def test_efforts_that_may_end_early_promise_no_more_than_a_bound():
+    labels = [label for label, _ in effort_choices(dict.fromkeys(EFFORTS, 300.0))]
+    assert labels[0] == "Quick, about 5 min" and labels[2:] == ["Full, up to about 5 min", "Every draw, about 5 min"]
+    assert effort_choices()[2] == ("Full", "full")
+
+
 @pytest.mark.parametrize("a", [AHEAD, TIED, NOTHING, BELOW, COSINE, GRADIENTS, TOGETHER, NONE])
 def test_no_sentence_says_more_than_a_score_can(a):
     said = everything(judged(a)).replace("95% interval", "").lower()
@@ -295,6 +326,16 @@ def test_each_method_stands_beside_the_oracle_where_that_was_asked():
     html = compare._beside_the_oracle([*answers[:2], silent, of("logo", 9, 8, 7)], "logo", SETS, names)
     assert "GUDA" in html and "DAS" not in html
     assert compare._beside_the_oracle([*answers, of("logo", None, None, None)], "logo", SETS, names) == ""
+
+
+def test_the_comparison_of_a_picture_that_is_out_of_scope_names_no_group_unasked():
+    service, names = FakeService(), [g.name for g in SETS.groups.values()]
+    for service.scoped in ("in scope", "out of scope"):
+        away = service.scoped == "out of scope"
+        html = compare.shown(answered(service), service)
+        unasked = html.partition("<details")[0]
+        assert (VERDICTS["out of scope"] in unasked) is away is not any(n in unasked for n in names)
+        assert all(n in html for n in names)
 
 
 def test_every_method_that_can_be_offered_says_what_its_score_is():

@@ -86,7 +86,7 @@ def _over_both(row: dict[str, Any]) -> str:
     if "p" in row:
         alone = f"{row['only_first']} against {row['only_second']}, " if "only_first" in row else ""
         said.append(f"{alone}p = {row['p']:.2g}")
-    return "; ".join([*said, *([f"artists {of['low']:.2f} to {of['high']:.2f}"] if of else [])])
+    return "; ".join([*said, *([f"artists {of['low']:z.2f} to {of['high']:z.2f}"] if of else [])])
 
 
 def apart(rows: Rows, kinds: dict[str, str]) -> Lines:
@@ -134,7 +134,7 @@ def by_group(rows: Rows) -> Lines:
     yield "group", "query set", "queries", "the oracle names it first", "its excess, oracle, nats", "GUDA, nats"
     for r in sorted(rows, key=lambda r: r["query_set"]):
         excess = (f"{r['excess'][m]:.0f}" if m in r["excess"] else "" for m in ("logo", WITH_OFFSET))
-        yield [r["group"], r["query_set"], r["n"], f"{r['first']:.2f}", *excess]
+        yield [r["group"], r["query_set"], r["n"], f"{r['first']:z.2f}", *excess]
 
 
 SUMMARY = (("digits", "generated"), ("digits", "held_out"), ("styles", "generated"), ("styles", "generated-blend"),
@@ -171,7 +171,7 @@ def short(found: Rows) -> Lines:
 
 def _close(v: dict[str, float]) -> str:
     """A value with its interval, in few characters."""
-    value, low, high = (f"{v[k]:.2f}".replace("0.", ".", 1) for k in ("value", "low", "high"))
+    value, low, high = (f"{v[k]:z.2f}".replace("0.", ".", 1) for k in ("value", "low", "high"))
     return f"{value} ({low} to {high})"
 
 

@@ -16,7 +16,7 @@ def averaged(record: dict[str, Any]) -> Lines:
     for row, found in record["rows"].items():
         yield from ([row, s, *(value(v[m]) for m in FIGURES)] for s, v in found.items())
     for s, v in record["between_seeds"].items():
-        yield ["one seed by another", s, *(f"{v[m]:.2f}" for m in FIGURES)]
+        yield ["one seed by another", s, *(f"{v[m]:z.2f}" for m in FIGURES)]
     n = ", ".join(f"{n} {s}" for s, n in record["queries"].items())
     yield f"Queries: {n}, one draw in each stratum, in {record['dtype']}."
 

@@ -23,7 +23,7 @@ def read(name: str) -> dict[str, Any] | None:
 
 
 def value(v: dict[str, float], digits: int = 2) -> str:
-    return f"{v['value']:.{digits}f} ({v['low']:.{digits}f} to {v['high']:.{digits}f})"
+    return f"{v['value']:z.{digits}f} ({v['low']:z.{digits}f} to {v['high']:z.{digits}f})"
 
 
 def source(record: dict[str, Any], name: str) -> str:

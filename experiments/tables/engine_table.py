@@ -47,7 +47,7 @@ def _figure(record: dict[str, Any], key: str) -> str:
         return f"{value:.3g}"
     rows = parts["coverage"][key.replace("coverage_", "rows_")]
     whole = next(r for r in rows if r["query_set"] == "all")
-    return f"{value:.3g} ({whole['held']['low']:.2f} to {whole['held']['high']:.2f}, {whole['queries']} pictures)"
+    return f"{value:.3g} ({whole['held']['low']:z.2f} to {whole['held']['high']:z.2f}, {whole['queries']} pictures)"
 
 
 KEPT = ("same_first", "same_two", "held")
@@ -59,7 +59,7 @@ def engine_rules(rules: dict[str, Any]) -> Lines:
     yield "draws a stratum, first look", "noise", "share of passes", "ended early", "same first", "same two", "covered"
     for noise in (n for n in ("guda", "logo", "oracle") if f"rules_{n}" in rules):
         for rule, r in rules[f"rules_{noise}"].items():
-            yield [rule, noise, f"{r['share']:.2f}", f"{r['decided']:.2f}", *(f"{r[k]:.3f}" for k in KEPT)]
+            yield [rule, noise, f"{r['share']:z.2f}", f"{r['decided']:z.2f}", *(f"{r[k]:.3f}" for k in KEPT)]
 
 
 @table("engine", "parts", "rules", "rules_many")
@@ -83,8 +83,8 @@ def engine_switching(part: dict[str, Any]) -> Lines:
     if "bfloat16_nats" in part:
         a, b = part["bfloat16_nats"]["merged"], part["bfloat16_nats"]["live"]
         yield (
-            f"Scores of two draws in bfloat16 differ from those in float32 by {a['median']:.2f} nats merged and "
-            f"{b['median']:.2f} nats live (medians; at most {a['largest']:.2f} and {b['largest']:.2f})."
+            f"Scores of two draws in bfloat16 differ from those in float32 by {a['median']:z.2f} nats merged and "
+            f"{b['median']:z.2f} nats live (medians; at most {a['largest']:z.2f} and {b['largest']:z.2f})."
         )
         yield ""
 
@@ -123,8 +123,8 @@ def engine_types(types: dict[str, Any]) -> Lines:
         return
     nats, errors = types["types_nats"], types["types_standard_errors"]
     yield (
-        f"Scores in bfloat16 differ from those in float32 by {nats['median']:.2f} nats (median; at most "
-        f"{nats['largest']:.2f}), or {errors['median']:.2f} standard errors (at most {errors['largest']:.2f})."
+        f"Scores in bfloat16 differ from those in float32 by {nats['median']:z.2f} nats (median; at most "
+        f"{nats['largest']:z.2f}), or {errors['median']:z.2f} standard errors (at most {errors['largest']:z.2f})."
     )
 
 

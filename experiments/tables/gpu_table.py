@@ -54,14 +54,14 @@ def gpu(record: dict[str, Any]) -> Lines:
             for e in ("quick", "full")
         },
         "switch an adapter": f"{scored['switch_ms']:.1f} ms",
-        "a step of unlearning, float16, checkpointing": f"{checked['step_s']:.2f} s, {checked['peak_gib']:.1f} GiB",
-        "the same without checkpointing": f"{unchecked['step_s']:.2f} s, {unchecked['peak_gib']:.1f} GiB",
+        "a step of unlearning, float16, checkpointing": f"{checked['step_s']:z.2f} s, {checked['peak_gib']:.1f} GiB",
+        "the same without checkpointing": f"{unchecked['step_s']:z.2f} s, {unchecked['peak_gib']:.1f} GiB",
         "beside a plain LoRA step, with checkpointing": f"{plain['ratio']:.1f} times its time",
         "float16 beside float32, after a few steps: largest weight, loss": f"{100 * beside['largest_b_off']:.1f}%, "
         f"{100 * beside['loss_off']:.1f}% off",
         "scores beside float32, in standard errors": f"at most {off}",
         "the embedded model beside the CPU": ("the same ranks" if own["same_ranks"] else "OTHER RANKS")
-        + f", at most {own['largest_difference_nats']:.2f} nats off",
+        + f", at most {own['largest_difference_nats']:z.2f} nats off",
     }
     yield from [(f"on {record['device']}, random weights", ""), *rows.items()]
 

@@ -30,7 +30,7 @@ def costs(rows: list[dict[str, Any]], cpu: bool) -> Lines:
     for r in rows:
         made = f"{r[once]:.0f}" if r.get(once) is not None else ""
         cheaper = f"{r['times_cheaper']:.0f}" if r.get("times_cheaper") is not None else ""
-        asked = f"{r[query]:.2f}" if r.get(query) is not None else ""
+        asked = f"{r[query]:z.2f}" if r.get(query) is not None else ""
         stored = f"{r['stored_bytes'] / 1e6:.1f} MB" if r.get("stored_bytes") else ""
         yield r["method"], made, cheaper, asked, stored
 
@@ -136,11 +136,12 @@ def offset() -> str:
         lines.append((g, f"{p['mean']:.1f} ± {1.96 * p['se']:.1f}", p["n"], mine, truth))
     truth = [t for _, t in others]
     alike = stats.spearmanr([parts[g]["mean"] for g in ids], truth)[0]
-    note = f"Over the groups, it and the oracle's agree with a Spearman of {alike:.2f}."
+    note = f"Over the groups, it and the oracle's agree with a Spearman of {alike:z.2f}."
     fitted = (read("styles") or {}).get("offset_fit") or []
     if fitted:
         said = ", ".join(
-            f"{r['weight']:.2f} ({r['low']:.2f} to {r['high']:.2f}; {r['query_set']}, {r['n']} queries)" for r in fitted
+            f"{r['weight']:z.2f} ({r['low']:z.2f} to {r['high']:z.2f}; {r['query_set']}, {r['n']} queries)"
+            for r in fitted
         )
         note += (
             " Least-squares weight on the tuning half, relative to the committed one, with its 95% bootstrap interval"
@@ -174,7 +175,7 @@ def targets(rows: list[dict[str, Any]]) -> Lines:
     yield "none: as the full model", full[0], "", full[1], "", ""
     for name in (n for n in rows[0]["prompt"] if n != "nothing"):
         kinds = (f"{mean('empty', f'{kind}: {name}'):.0f}" for kind in ("anchor", "shift", "between"))
-        yield [name, f"{mean('prompt', name):.0f}", f"{mean('way_prompt', name):.2f}", *kinds]
+        yield [name, f"{mean('prompt', name):.0f}", f"{mean('way_prompt', name):z.2f}", *kinds]
     yield f"Nats, means over {len(rows)} groups, {sum(r['n'] for r in rows)} pictures."
 
 

@@ -37,7 +37,9 @@ def few(record: dict[str, Any]) -> Lines:
     yield ["pictures of a style", *(f"{m}, {s}" for m, s in columns)]
     for size in record["sizes"]:
         found = {(r["method"], r["query_set"]): r for r in record["rows"] if r["pictures"] == size}
-        cells = [f"{r['right']} of {r['of']} ({r['low']:.2f} to {r['high']:.2f})" for r in map(found.get, columns) if r]
+        cells = [
+            f"{r['right']} of {r['of']} ({r['low']:z.2f} to {r['high']:z.2f})" for r in map(found.get, columns) if r
+        ]
         yield [size, *cells]
     yield "In brackets: 95% intervals of the share."
 

@@ -149,7 +149,7 @@ def scope_more(r: dict[str, Any]) -> Lines:
     yield from ((name, pct(v)) for name, v in r["aspects"].items())
     yield from ["", ("strangers' emoji, each team left out of the fit", "called out of scope", "AUROC")]
     yield from ((team, pct(v["out_of_scope"]), value(v["auroc"])) for team, v in r["teams"].items())
-    yield f"Kinds left out of the fit: mean AUROC {r['left_out_mean_auroc']:.2f} over {len(r['left_out'])} kinds."
+    yield f"Kinds left out of the fit: mean AUROC {r['left_out_mean_auroc']:z.2f} over {len(r['left_out'])} kinds."
 
 
 @table("scope", "sources")

@@ -66,9 +66,9 @@ def scale(record: dict[str, Any]) -> Lines:
         yield f"pictures an hour, {what} of one CPU thread", f"{p['pictures_per_hour']:,.0f}"
     yield f"{killed['pictures']} pictures on two Ray nodes, a node and the driver killed: lost, twice", lost
     yield "their rows beside those of one process", same
-    yield f"a made-up table of {made['rows']:,} rows: summary and page", f"{made['summary_s']:.2f} s"
-    yield "search in it, sorted, one screen", f"{made['search_s']:.2f} s"
-    yield "one picture's rows in it", f"{made['one_picture_s']:.2f} s"
+    yield f"a made-up table of {made['rows']:,} rows: summary and page", f"{made['summary_s']:z.2f} s"
+    yield "search in it, sorted, one screen", f"{made['search_s']:z.2f} s"
+    yield "one picture's rows in it", f"{made['one_picture_s']:z.2f} s"
     yield "a row of it", f"{made['bytes_per_row']:.0f} bytes"
     yield f"read and write the list of {found['names']:,} pictures", f"{found['listing_s']:.1f} s"
     yield "load the embedded model", f"{found['model_load_s']:.1f} s"

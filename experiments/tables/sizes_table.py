@@ -45,8 +45,8 @@ def ways(record: Mapping[str, Any]) -> Lines:
     names, sets = (list(dict.fromkeys(k[i] for k in found)) for i in (0, 1))
     yield ["over the other artists", "weight", *(f"{s}: {m}" for s in sets for m in ("Top-1", "Spearman"))]
     for way in names:
-        cells = [f"{found[way, s][m]:.2f}" for s in sets for m in ("top1", "spearman")]
-        yield [way, f"{found[way, sets[0]]['weight']:.2f}", *cells]
+        cells = [f"{found[way, s][m]:z.2f}" for s in sets for m in ("top1", "spearman")]
+        yield [way, f"{found[way, sets[0]]['weight']:z.2f}", *cells]
 
 
 TABLES = {

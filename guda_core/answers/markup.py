@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from guda_core.answers import sentences
-from guda_core.answers.verdict import Verdict
-from guda_core.records import Attribution, GroupSet, Query
+from guda_core.answers.verdict import Verdict, is_out
+from guda_core.records import Attribution, GroupSet, Query, Scope
 
 MOST_TEXT = 5_000  # characters of one plain text on a page: names and notes may come from strangers, and come often
 
@@ -116,6 +116,11 @@ def folded(summary: str, body: str, *, css: str = "", open_: bool = False) -> Ht
     return Html(
         f'<details class="guda-fold {css}"{" open" if open_ else ""}><summary>{safe(summary)}</summary>{body}</details>'
     )
+
+
+def unasked(scores: Html, scope: Scope | None) -> Html:
+    """Scores, folded away where the picture is out of scope."""
+    return folded(sentences.ALL_THE_SAME, scores, css="guda-out") if is_out(scope) else scores
 
 
 def status_html(what: str, progress: float | None = None) -> Html:

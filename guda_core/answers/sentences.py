@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from math import floor, inf, log10
+from unicodedata import bidirectional
 
 from guda_core.records import VERDICTS, Attribution, GroupScore, GroupSet, Scope
 
@@ -74,6 +75,18 @@ def remarks(a: Attribution) -> str:
     return "Not scored" if len(a.ranked()) < len(a.groups) else ""
 
 
+def called(group_set: GroupSet, group: str) -> str:
+    """A group's name as a sentence holds it: one that is read from right to left is set apart, else it would draw the
+    figures beside it to another name."""
+    name = group_set.groups[group].name
+    return f"\u2068{name}\u2069" if any(bidirectional(c) in ("R", "AL") for c in name) else name
+
+
+def short(name: str, most: int) -> str:
+    """A long name's begin and end."""
+    return name if len(name) <= most else f"{name[: most - 20]}...{name[-17:]}"
+
+
 def rows(a: Attribution, group_set: GroupSet) -> list[tuple[str, ...]]:
     """The table of an Attribution, best first: rank, group, score, 95% interval, offset and drop (if scores
     include an offset), and, where a group has no score or fewer draws, a last column with the reason."""
@@ -94,7 +107,7 @@ def rows(a: Attribution, group_set: GroupSet) -> list[tuple[str, ...]]:
 
 def strip(a: Attribution, group_set: GroupSet) -> str:
     """Whom a method puts where, as one line: "1 OpenMoji, 2 Noto Emoji, 3 Twemoji"."""
-    named = [f"{i} {group_set.groups[g].name}" for i, g in enumerate(a.ranked(), 1)]
+    named = [f"{i} {called(group_set, g)}" for i, g in enumerate(a.ranked(), 1)]
     return ", ".join(named) or "no group could be scored"
 
 
@@ -116,14 +129,14 @@ def first_of(a: Attribution, group_set: GroupSet) -> str:
     ranked = a.ranked()
     if not ranked:
         return "no group could be scored"
-    name = group_set.groups[ranked[0]].name
+    name = called(group_set, ranked[0])
     if a.unit == "nats" and not a.stands_out(ranked[0]):
         most = beyond(a, ranked)
         if most is None:
             return "no group stands out"
-        return f"{name}; {group_set.groups[most].name} stands out"
+        return f"{name}; {called(group_set, most)} stands out"
     if a.separable is False and a.runner_up:
-        return f"{name} or {group_set.groups[a.runner_up].name}: not separable"
+        return f"{name} or {called(group_set, a.runner_up)}: not separable"
     return name
 
 
@@ -139,7 +152,7 @@ def captions_agree(answers: Sequence[Attribution], group_set: GroupSet) -> str:
     if len(set(firsts)) == 1:
         return f"The answer does not depend on the caption: each one gives {firsts[0]}."
     if len(leaders) == 1:
-        name = group_set.groups[next(iter(leaders))].name
+        name = called(group_set, next(iter(leaders)))
         return f"{name} comes first with each caption, but not always clearly. Trust this less than a clear answer."
     return "The captions disagree about the first group. Do not rely on any one of these answers alone."
 
@@ -165,10 +178,10 @@ def compared(answers: Sequence[Attribution], group_set: GroupSet, names: Mapping
     if not shared:
         return [*said, "No group was scored by all of these methods, so their orders cannot be compared."]
     if left_out := dict.fromkeys(g for a in answers for g in a.ranked() if g not in shared):
-        by_name = ", ".join(group_set.groups[g].name for g in left_out)
+        by_name = ", ".join(called(group_set, g) for g in left_out)
         said.append(f"Only groups that all of these methods score are compared. Left out: {by_name}.")
     first = {m: next(iter(r)) for m, r in ranks.items()}
-    shown = {g: group_set.groups[g].name for g in shared}
+    shown = {g: called(group_set, g) for g in shared}
     if len(set(first.values())) == 1:
         who = "All methods" if not silent else " and ".join(names[m] for m in first)
         said.append(f"{who} put {shown[next(iter(first.values()))]} first.")

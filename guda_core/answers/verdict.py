@@ -92,7 +92,7 @@ def verdict(
 def _of(a: Attribution, group_set: GroupSet, method: str) -> Verdict:
     """What one Attribution says, whether it is final or not."""
     ranked = a.ranked()
-    names = {g: group_set.groups[g].name for g in a.groups}
+    names = {g: sentences.called(group_set, g) for g in a.groups}
     missing = [names[g] for g in a.groups if g not in ranked]
     if not ranked:
         return Verdict("No group could be scored", "The table says why.", chips=(Chip(NONE, "unsure"),))
@@ -123,7 +123,10 @@ def _needed(a: Attribution, names: Mapping[str, str], ranked: list[str], method:
         return Verdict(f"{names[first]} or {names[beyond]}: two readings", plain, figures, (Chip(CLOSE, "unsure"),))
     if a.separable is False and a.runner_up is not None:
         both = f"{names[first]} and {names[a.runner_up]}"
-        plain = f"The scores of {both} are too close to say which the model needed more. More effort may tell."
+        low = a.groups[first].low
+        more = any(low is not None and (a.groups[g].high or 0.0) >= low for g in ranked[2:])
+        others = "Others may be as close. " if more else ""
+        plain = f"The scores of {both} are too close to say which the model needed more. {others}More effort may tell."
         return Verdict(f"Two groups cannot be told apart: {both}", plain, figures, (Chip(CLOSE, "unsure"),))
     plain = f"By {method}, the model explains this picture worst without {names[first]}."
     by_drop = max(ranked, key=lambda g: (a.groups[g].score or 0.0) - a.offset(g))
@@ -137,7 +140,7 @@ def _needed(a: Attribution, names: Mapping[str, str], ranked: list[str], method:
 
 def lead_said(a: Attribution, group_set: GroupSet) -> str:
     """What an answer says of its first group beside the second, in short, where there is no verdict; "" for nothing."""
-    ranked, names = a.ranked(), {g: v.name for g, v in group_set.groups.items()}
+    ranked, names = a.ranked(), {g: sentences.called(group_set, g) for g in group_set.groups}
     if not ranked:
         return ""
     if a.unit == "nats" and not a.stands_out(ranked[0]):
@@ -193,21 +196,21 @@ def _oracle(
     ours, theirs = a.ranked(), b.ranked()
     if not ours or not theirs:
         return "The retrained models could not be compared.", ()
-    name = group_set.groups[theirs[0]].name
+    name = sentences.called(group_set, theirs[0])
     if ours[0] not in theirs:
-        said = f"There is no score without {group_set.groups[ours[0]].name} by the retrained models (the oracle)."
+        said = f"There is no score without {sentences.called(group_set, ours[0])} by the retrained models (the oracle)."
         others = (
             f"They put {name} first of the others." if b.stands_out(theirs[0]) else "None of the others stands out."
         )
         return f"{said} {others}", (Chip("oracle: not checked", "unsure"),)
     if not b.stands_out(theirs[0]):
         if (most := sentences.beyond(b, theirs)) is not None:
-            other = group_set.groups[most].name
+            other = sentences.called(group_set, most)
             said = f"With the retrained models (the oracle), {name} comes first, but it is {other} that stands out."
             return said, (Chip("oracle: two readings", "unsure"),)
         return "With the retrained models (the oracle), no group stands out.", (Chip(f"oracle: {NONE}", "unsure"),)
     if b.separable is False and b.runner_up is not None:
-        second = group_set.groups[b.runner_up].name
+        second = sentences.called(group_set, b.runner_up)
         said = f"The retrained models (the oracle) cannot tell {name} and {second} apart."
         return said, (Chip("oracle: close", "unsure"),)
     alone = a.separable is not False and a.stands_out(ours[0])

@@ -217,7 +217,7 @@ def _one(
     scope = scope_or_why(service, query)
     say(f"{VERDICTS[scope.verdict]} {scope.reason}")
     if scope.verdict == "out of scope":
-        note("The scores are in --json and --report. About such a picture they say nothing.")
+        note("The scores are in --json and --report. About such a picture they say little.")
     else:
         for a in final.values():
             _show_answer(a, service.group_set, known[a.method])

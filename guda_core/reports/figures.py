@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import textwrap
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -20,6 +21,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
+from guda_core.answers import sentences
 from guda_core.picture_records import Shown, Tile
 from guda_core.records import Attribution, GroupSet
 from guda_core.reports.picture_files import HINDERED, NEEDED, WHERE, WITHOUT
@@ -77,7 +79,7 @@ def bars_png(attributions: Sequence[Attribution], group_set: GroupSet, names: Ma
 
 
 def _draw(axes: Axes, a: Attribution, group_set: GroupSet, name: str) -> None:
-    ranked = a.ranked()
+    ranked, labels = a.ranked(), _labels(group_set)
     rest = [g for g in a.groups if g not in ranked]
     for row, g in enumerate(ranked):
         s = a.groups[g]
@@ -95,7 +97,7 @@ def _draw(axes: Axes, a: Attribution, group_set: GroupSet, name: str) -> None:
     if not ranked:
         axes.set_xticks([])
     axes.axvline(0, color=GREY, linewidth=1.2, zorder=1)
-    axes.set_yticks(range(len(a.groups)), labels=[_label(g, group_set) for g in (*ranked, *rest)], parse_math=False)
+    axes.set_yticks(range(len(a.groups)), labels=[labels[g] for g in (*ranked, *rest)], parse_math=False)
     axes.set_ylim(len(a.groups) - 0.4, -0.6)
     axes.set_title(name, loc="left", parse_math=False, **_text(11, "black"))
     marked = "; tick: the offset" if a.has_offset else ""
@@ -148,12 +150,12 @@ def samples_png(rows: Mapping[str, Sequence[np.ndarray]], titles: Sequence[str])
 
 def sheets(shown: Shown, group_set: GroupSet) -> dict[str, bytes]:
     """Name, as in a report's zip, -> PNG of the strip and the maps, with the words that belong to each picture."""
-    out, s = {}, shown.strip
+    out, s, labels = {}, shown.strip, _labels(group_set)
     if s is not None and s.pictures:
-        told = [(s.pictures[g], f"Without {_label(g, group_set)}", f"{s.distances[g]:.2f}") for g in s.ranked()]
+        told = [(s.pictures[g], f"Without {labels[g]}", f"{s.distances[g]:.2f}") for g in s.ranked()]
         out[WITHOUT] = _sheet([(s.reference, "Full model", ""), *told], STRIP_TITLE, STRIP_NOTE)
     if shown.where:
-        told = [(t.overlay, _label(t.group, group_set), _said(t)) for t in shown.where]
+        told = [(t.overlay, labels[t.group], _said(t)) for t in shown.where]
         out[WHERE] = _sheet(told, MAP_TITLE, MAP_NOTE, [t.strongest * (t.share > 0) for t in shown.where])
     return out
 
@@ -206,9 +208,13 @@ def _letters() -> frozenset[int]:
     return frozenset(get_font(findfont(FontProperties(family=[FONT]))).get_charmap())
 
 
-def _label(group: str, group_set: GroupSet) -> str:
-    """A group's name, cut when long; its id when the font lacks one of the name's letters."""
-    name = group_set.groups[group].name
-    if any(ord(c) not in _letters() for c in name):
-        name = group
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+def _labels(group_set: GroupSet) -> dict[str, str]:
+    """Group id -> its name, cut when long; its id when the font lacks one of the name's letters; with its id where
+    another one looks the same."""
+    known = _letters()
+    shown = {
+        g: sentences.short(group.name, LONGEST) if known.issuperset(map(ord, group.name)) else g
+        for g, group in group_set.groups.items()
+    }
+    often = Counter(shown.values())
+    return {g: name if often[name] == 1 else f"{name} ({g})" for g, name in shown.items()}

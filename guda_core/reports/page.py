@@ -21,7 +21,6 @@ from guda_core.answers.look import COLOURS, RULES, variables
 from guda_core.answers.markup import (
     Html,
     code,
-    folded,
     heading,
     link,
     listed,
@@ -30,6 +29,7 @@ from guda_core.answers.markup import (
     safe,
     scores_html,
     table,
+    unasked,
     verdict_html,
 )
 from guda_core.answers.other_captions import captions_html
@@ -121,7 +121,7 @@ def summary(told: Told) -> Verdict:
 def answer_html(told: Told, pixels: np.ndarray) -> Html:
     """What is read first: verdict, picture, bars of the main method and their table, strip and maps."""
     a, record = told.main, told.record
-    head = verdict_html(summary(told)) + note(_scope(told))
+    head = verdict_html(summary(told)) + note(*_scope(told))
     prompt = record["picture"]["prompt"]
     said = f"Scored with the caption: {prompt}" if prompt else "Scored without a caption."
     left = picture_html(fitting(pixels, SIDE), prompt) + note(said, *drawing(record), *record["picture"]["preparation"])
@@ -132,7 +132,7 @@ def answer_html(told: Told, pixels: np.ndarray) -> Html:
         info = told.methods[a.method]
         right = f'<h3 class="guda-method">{safe(info.name)}: what each group gives</h3>'
         right += bars(a, told.group_set, info.name) + scores_html(a, told.group_set, info.name)
-        right = _folded_away(told, Html(right))
+        right = unasked(Html(right), told.scope)
     pictures = shown_html(_small(told.shown), told.group_set, told.methods)
     more = captions_html(told.tried, told.group_set, told.scope, _named(told)) + pictures
     return Html(f'{head}<div class="guda-two"><div>{left}</div><div>{right}</div></div>{more}')
@@ -142,23 +142,18 @@ def _named(told: Told) -> str:
     return told.methods[told.tried[0].answer.method].name if told.tried else ""
 
 
-def _folded_away(told: Told, body: Html) -> Html:
-    return folded(sentences.ALL_THE_SAME, body) if is_out(told.scope) else body
-
-
 def _about(record: Mapping[str, Any]) -> str:
     when = sentences.moment(record["date"])
     return f"{record['model']['name']}. Groups: {record['group_set']['name']}. Computed {when}."
 
 
-def _scope(told: Told) -> str:
+def _scope(told: Told) -> list[str]:
+    """What is said of the scope below the verdict; nothing where that says it."""
     if told.scope is not None:
-        return sentences.scope_note(told.scope)
+        return [] if is_out(told.scope) else [sentences.scope_note(told.scope)]
     if "drawn" in told.record["picture"]:
-        return OWN_PICTURE
-    if told.record["picture"]["file_sha256"] is None:
-        return NOT_TOLD
-    return NOT_ASSESSED
+        return [OWN_PICTURE]
+    return [NOT_TOLD if told.record["picture"]["file_sha256"] is None else NOT_ASSESSED]
 
 
 def _others(told: Told) -> Html:
@@ -176,7 +171,7 @@ def _others(told: Told) -> Html:
         )
     tables = [_figures(told, [a.method for a in others[i : i + ACROSS]]) for i in range(0, len(others), ACROSS)]
     said = note("Each method has its own unit, so compare the order of the groups and not the numbers.")
-    return _folded_away(told, Html(f'{said}<div class="many">{"".join(cells)}</div>{"".join(tables)}'))
+    return unasked(Html(f'{said}<div class="many">{"".join(cells)}</div>{"".join(tables)}'), told.scope)
 
 
 def _figures(told: Told, methods: list[str]) -> Html:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,8 @@ SETS = {
     "real": "Real pictures that were held out, without a caption",
     "held_out": "Real pictures that were not trained on",
 }
-FIRST_SET = "generated"
-NAMED = 5  # methods shown first
+FIRST_SET, MIXED = "generated", "generated-blend"
+DRAWN = "Pictures that the model drew"  # the first set, where there is no mixed one beside it
 OFFSET = " + offset"  # ends the name of a row whose scores hold the offset
 YARDSTICKS = {"random": "drawing lots", "label": "naming who was asked for"}
 CEILING, CEILING_NAME = "ceiling-again", "The oracle, again"
@@ -125,6 +125,11 @@ def is_measured(service: Service) -> bool:
     return service.group_set.id == SHIPPED_RUN.name and any(isinstance(v, Mapping) for v in made.validation.values())
 
 
+def has_figures(service: Service) -> bool:
+    """Whether this screen says how often the methods agree with the oracle."""
+    return is_measured(service) or bool((_of_run(OWN[0], service)[0] or {}).get("rows"))
+
+
 def _of_run(name: str, service: Service) -> tuple[dict[str, Any] | None, str]:
     """The figures in a file of the model's run, None where they are of other weights or absent; where it lies."""
     made, sets = service.provenance(), service.group_set.id
@@ -160,7 +165,7 @@ def _first(found: Mapping[str, Any] | None, methods: Mapping[str, MethodInfo]) -
     by = {m: r for m in methods if (r := _row_of(m, rows, main=m == main)) is not None}
     if main not in by:
         return text(UNKNOWN)
-    best = sorted(by, key=lambda m: (m != main, -by[m]["top1"]["value"]))[:NAMED]
+    best = sorted(by, key=lambda m: (m != main, -by[m]["top1"]["value"]))
     shown = [(methods[m].name, by[m]) for m in best]
     shown += [(CEILING_NAME, r) for r in rows if r["method"] == CEILING]
     top = by[main]["top1"]
@@ -201,7 +206,7 @@ def _leads(found: Mapping[str, Any], main: str) -> str:
     for name in (n for n in SETS if n in rows):
         clear, not_clear = (_in_100(rows[name][k]["top1"]["value"]) for k in ("clear", "not"))
         said.append(
-            f"{SETS[name]}: {clear} of 100 where the first group is clear of the second, {not_clear} where not."
+            f"{_title(name, rows)}: {clear} of 100 where the first group is clear of the second, {not_clear} where not."
         )
     return " ".join(said)
 
@@ -259,16 +264,21 @@ def _strength(row: Mapping[str, Any]) -> tuple[bool, float]:
 
 def _sets(rows: Sequence[Mapping[str, Any]]) -> Html:
     parts = []
-    for query_set in dict.fromkeys(r["query_set"] for r in rows):
+    sets = dict.fromkeys(r["query_set"] for r in rows)
+    for query_set in sets:
         of_set = labelled(sorted((r for r in rows if r["query_set"] == query_set), key=_strength))
-        parts.append(_set(query_set, of_set))
+        parts.append(_set(_title(query_set, sets), query_set, of_set))
     return Html("".join(parts))
 
 
-def _set(query_set: str, rows: Sequence[Mapping[str, Any]]) -> Html:
+def _title(query_set: str, sets: Collection[str]) -> str:
+    """What pictures a set holds, beside these sets; "" for one that is not known."""
+    return DRAWN if query_set == FIRST_SET and MIXED not in sets else SETS.get(query_set, "")
+
+
+def _set(title: str, query_set: str, rows: Sequence[Mapping[str, Any]]) -> Html:
     counted = ", ".join(dict.fromkeys(_pictures(r) for r in rows if "n" in r))
-    title = SETS.get(query_set, query_set)
-    parts = [text(Html(f"<strong>{title if query_set in SETS else code(query_set)}</strong> ({counted})."))]
+    parts = [text(Html(f"<strong>{title or code(query_set)}</strong> ({counted})."))]
     ablations = [r for r in rows if "/" in str(r["method"])]
     rows = [r for r in rows if r not in ablations]
     tops = [r["top1"] for r in rows]
@@ -277,7 +287,7 @@ def _set(query_set: str, rows: Sequence[Mapping[str, Any]]) -> Html:
     for part, caption, head in ((rows, "", "Method"), (ablations, ABLATIONS, "Values/scoring")):
         body = [(r["method"], *[_cell(r.get(m)) for m in MEASURES]) for r in part]
         if body:
-            caption = f"Agreement with the oracle: {title}{caption}"
+            caption = f"Agreement with the oracle: {title or query_set}{caption}"
             parts.append(table(caption, (head, *MEASURES.values()), body, numbers=".nnnn"))
     if ablations:
         parts.append(note(ABOUT_ABLATIONS))
@@ -285,7 +295,7 @@ def _set(query_set: str, rows: Sequence[Mapping[str, Any]]) -> Html:
 
 
 def _cell(found: Any) -> str:
-    return f"{found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f})" if _is_measured(found) else "-"
+    return f"{found['value']:z.2f} ({found['low']:z.2f} to {found['high']:z.2f})" if _is_measured(found) else "-"
 
 
 def _intervals(found: dict[str, Any] | None) -> Html:
@@ -320,7 +330,7 @@ def _counted(found: Any) -> str:
     if not _is_measured(found):
         return "not measured yet"
     n = found.get("n")
-    return f"{found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f}){f', {n} pictures' if n else ''}"
+    return f"{found['value']:z.2f} ({found['low']:z.2f} to {found['high']:z.2f}){f', {n} pictures' if n else ''}"
 
 
 def _scope(found: Mapping[str, Any] | None, name: str) -> Html:

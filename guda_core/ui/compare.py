@@ -9,12 +9,14 @@ import gradio as gr
 import numpy as np
 
 from guda_core.answers import sentences
-from guda_core.answers.markup import Html, folded, heading, note, table, text
+from guda_core.answers.markup import Html, folded, heading, note, table, text, unasked
+from guda_core.answers.verdict import is_out
 from guda_core.attribution import metrics
-from guda_core.records import Attribution, GroupSet
+from guda_core.records import VERDICTS, Attribution, GroupSet
 from guda_core.service import Service
 from guda_core.ui import words
 from guda_core.ui.answer import Answer
+from guda_core.ui.benchmarks import has_figures
 from guda_core.ui.blocks import QUICK, block
 
 ABOUT = (
@@ -23,15 +25,15 @@ ABOUT = (
 )
 NO_ORACLE = (
     "The oracle (a model trained again without each group) is not available for this model. So this page cannot say "
-    "which method is right about this picture. The Benchmarks tab says how often each method agrees with the oracle."
+    "which method is right about this picture."
 )
 BESIDE = (
-    "The other methods try to predict the oracle. The oracle is itself only one training. The Benchmarks tab says, "
-    "over many pictures, how often another training names the same first group, and how often each method does. Here "
-    "methods that draw noise saw the same noise as the oracle, so they may agree a little more than on that tab. Each "
-    "method is compared on the groups that it and the oracle score. Rank correlation: 1 is the same order of them, 0 "
-    "is no relation, -1 is the reverse order."
+    "The other methods try to predict the oracle. The oracle is itself only one training. Here methods that draw noise "
+    "saw the same noise as the oracle, so they may agree a little more than elsewhere. Each method is compared on the "
+    "groups that it and the oracle score. Rank correlation: 1 is the same order of them, 0 is no relation, -1 is the "
+    "reverse order."
 )
+OVER_MANY = "The Benchmarks tab says how often each method agrees with the oracle over many pictures."
 
 
 def shown(answer: Answer | None, service: Service) -> Html:
@@ -63,12 +65,16 @@ def shown(answer: Answer | None, service: Service) -> Html:
     numbers = "." + "n" * len(answers)
     body = table("Rank of every group under every method", head, rows, numbers=numbers, css="guda-ranks")
     body += folded("The scores", table("Score of every group by every method", scores, figures, numbers=numbers))
-    body = Html(body + _beside_the_oracle(answers, oracle, sets, names))
+    beside = _beside_the_oracle(answers, oracle, sets, names)
     after = [] if oracle is not None else [NO_ORACLE]
+    after += [OVER_MANY] if (after or beside) and has_figures(service) else []
     unfinished = [
         f"{names[a.method]} was stopped early. Its ranks could still change." for a in answers if a.progress < 1
     ]
-    return Html(heading("Where the methods agree") + text(*said) + body + note(*unfinished, *after))
+    whole = Html(text(*said) + body + beside + note(*unfinished, *after))
+    scope = answer.scope if answer is not None else None
+    away = text(VERDICTS[scope.verdict]) if is_out(scope) else ""
+    return Html(heading("Where the methods agree") + away + unasked(whole, scope))
 
 
 def _beside_the_oracle(
@@ -87,7 +93,7 @@ def _beside_the_oracle(
         first = "not scored" if top not in shared else "yes" if shared[top] == 1 else "no"
         alike = f"{metrics.spearman(own, truth)[0]:.2f}" if len(shared) > 1 else "-"
         rows.append([names[a.method], first, alike])
-    head = ["Method", f"Also puts {group_set.groups[top].name} first", "Rank correlation"]
+    head = ["Method", f"Also puts {sentences.called(group_set, top)} first", "Rank correlation"]
     body = table("Agreement with the oracle on this picture", head, rows, numbers="..n")
     return Html(heading("Compared with the oracle, on this picture") + note(BESIDE) + body)
 

@@ -9,8 +9,9 @@ import gradio as gr
 
 from guda_core.answers import plots, sentences
 from guda_core.answers.markup import Html, code, heading, note, table, text
+from guda_core.answers.verdict import is_out
 from guda_core.attribution import contributions
-from guda_core.records import Attribution, GroupModels, Provenance
+from guda_core.records import VERDICTS, Attribution, GroupModels, Provenance
 from guda_core.reports.page_tables import sha256_in
 from guda_core.service import Service
 from guda_core.ui import words
@@ -26,6 +27,8 @@ OFFSET = (
     "The score is that drop plus the group's offset. The offset is the same for every picture: a correction learned "
     "from the group's drops on held-out pictures of the other groups."
 )
+STEPS_TITLE, NARROW_TITLE = "Which noise levels the score comes from", "How the interval narrowed"
+CHOOSE = "Scores say little then. Choose a group to see where its score comes from all the same."
 NARROW = "Each point uses all noise draws up to it. So the last point is the score on the first tab."
 HASHES = (
     "SHA-256 of everything that answers are computed from here. Offsets are not among them: a report gives those as "
@@ -123,7 +126,7 @@ def steps(a: Attribution, group: str, name: str) -> tuple[Html, Html, Html]:
     rows.append(("the score" if offset else "all: the score", sentences.number(drop + offset, a.unit), ""))
     body = table("What each range of timesteps adds", ("Timesteps", "Adds (nats)", "95%"), rows, numbers=".nn")
     return (
-        text(said, STEPS, *([OFFSET] if offset else [])),
+        Html(heading(STEPS_TITLE) + text(said, STEPS, *([OFFSET] if offset else []))),
         plots.steps(labels, [c.value for c in parts], halves),
         body,
     )
@@ -134,7 +137,7 @@ def narrowing(a: Attribution, group: str, name: str) -> tuple[Html, Html, Html]:
     assert a.kl is not None
     found = contributions.narrowing(a.kl, group, a.offset(group), a.offset_se(group))
     if not found:
-        return text("There are too few draws to show this."), Html(), Html()
+        return Html(heading(NARROW_TITLE) + text("There are too few draws to show this.")), Html(), Html()
     widths = (e.high - e.low for e in (found[0][1], found[-1][1]))
     first, last = (sentences.number(w, a.unit, w) for w in widths)
     if len(found) == 1:
@@ -157,7 +160,8 @@ def narrowing(a: Attribution, group: str, name: str) -> tuple[Html, Html, Html]:
         [m for m, _ in found], [e.value for _, e in found], [e.low for _, e in found], [e.high for _, e in found]
     )
     head = ("Draws", "Score (nats)", "95% interval", "Its width")
-    return text(said, NARROW), plot, table("How the interval narrowed", head, rows, numbers="nnnn")
+    body = table(NARROW_TITLE, head, rows, numbers="nnnn")
+    return Html(heading(NARROW_TITLE) + text(said, NARROW)), plot, body
 
 
 @dataclass(frozen=True)
@@ -179,8 +183,7 @@ def draw(tab: gr.Tab) -> Inspect:
     parts: list[Any] = []
     with gr.Column(visible=False) as box:
         group = gr.Dropdown([], label="Group", info="The group whose score is explained.", interactive=True)
-        for title in ("Which noise levels the score comes from", "How the interval narrowed"):
-            block(heading(title))
+        for _ in (steps, narrowing):
             parts += [block(), block(), block()]
     return Inspect(tab, hint, box, group, parts, block(), block())
 
@@ -200,18 +203,22 @@ def connect(e: Inspect, service: Service, answer: gr.State, runs: list[Any]) -> 
         found, groups = main(a)
         if found is None:
             return [gr.skip()] * len(e.parts)
+        if group is None and a is not None and is_out(a.scope):
+            return [Html()] * len(e.parts)
         chosen = group if group in groups else groups[0]
-        name = service.group_set.groups[chosen].name
+        name = sentences.called(service.group_set, chosen)
         return [*steps(found, chosen, name), *narrowing(found, chosen, name)]
 
     def opened(a: Answer | None) -> list[Any]:
         found, groups = main(a)
         provenance = service.provenance()
         choices = [(service.group_set.groups[g].name, g) for g in groups]
+        out = found is not None and a is not None and is_out(a.scope)
+        said = text(f"{VERDICTS['out of scope']} {CHOOSE}" if out else words.NO_ANSWER)
         return [
-            gr.update(visible=found is None),
+            gr.update(visible=found is None or out, value=said),
             gr.update(visible=found is not None),
-            gr.update(choices=choices, value=groups[0] if groups else None),
+            gr.update(choices=choices, value=groups[0] if groups and not out else None),
             *details(a, None),
             figures(service, provenance),
             hashes(service, provenance, a),

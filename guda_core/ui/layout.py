@@ -96,9 +96,9 @@ def first_caption(group_set: GroupSet, object_name: str, style: str) -> str:
 
 
 def effort_choices(seconds: dict[str, float] | None = None) -> list[tuple[str, str]]:
-    """(label, id) of every effort, with its expected time once that was measured."""
-    known = seconds or {}
-    return [(e.name + (f", {words.seconds(known[k])}" if k in known else ""), k) for k, e in EFFORTS.items()]
+    """(label, id) of every effort, with its expected time once that was measured; "up to" where a race may end it."""
+    times = {k: f", {'up to ' * bool(EFFORTS[k].race)}{words.seconds(v)}" for k, v in (seconds or {}).items()}
+    return [(e.name + times.get(k, ""), k) for k, e in EFFORTS.items()]
 
 
 def _controls(service: Service, where: Path | None) -> dict[str, Any]:

@@ -36,6 +36,12 @@
     addEventListener("afterprint", () => turn(true), { once: true });
   });
 
+  // A list whose field was only passed by Tab is shut, too: gradio may open it after the field lost the focus.
+  addEventListener("focusout", (e) => setTimeout(() => {
+    const open = e.target.getAttribute?.("aria-expanded") === "true" && e.target !== document.activeElement;
+    if (open && e.target.tagName === "INPUT") e.target.dispatchEvent(new FocusEvent("blur"));
+  }, 300));
+
   function mark(event, broken) {
     const image = event.target;
     if (image.tagName === "IMG" && image.closest(".guda-upload")) image.classList.toggle("guda-broken", broken);

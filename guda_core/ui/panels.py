@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from guda_core.answers import sentences
-from guda_core.answers.markup import Html, banner, folded, note, safe, scores_html
+from guda_core.answers.markup import Html, banner, folded, note, safe, scores_html, unasked
 from guda_core.answers.plots import bars
 from guda_core.answers.verdict import is_out
 from guda_core.records import Attribution, GroupSet, MethodInfo, Scope
@@ -22,9 +22,7 @@ def main_panel(
     title = Html(f'<h3 class="guda-method">{safe(info.name)}: what each group gives</h3>')
     meaning = note(info.note, sentences.READING) + scores_html(a, group_set, info.name)
     body = Html(title + bars(a, group_set, info.name) + (banner(caveat) if caveat else "") + folded(FIGURES, meaning))
-    if is_out(scope):
-        return folded(sentences.ALL_THE_SAME, body, css="guda-out")
-    return body
+    return unasked(body, scope)
 
 
 def other_panel(a: Attribution, group_set: GroupSet, info: MethodInfo, *, scope: Scope | None = None) -> Html:

@@ -173,7 +173,8 @@ def connect(r: Reports, service: Service, answer: gr.State, turn: gr.Textbox, ab
     def write(a: Answer | None, with_file: bool, of: str) -> list[Any]:
         try:
             path = made(a, service, with_file=with_file)
-            return [gr.update(value=path, visible=True), note("The report is ready."), of]
+            none = [words.NO_FILE] if with_file and a is not None and a.query.file_hash is None else []
+            return [gr.update(value=path, visible=True), note("The report is ready.", *none), of]
         except Exception as e:
             return [gr.update(visible=False), note(f"No report. {explained(e)}"), of]
 

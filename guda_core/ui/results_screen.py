@@ -32,7 +32,8 @@ VARIABLE = "GUDA_RESULTS"
 TAB = "Results"
 ROWS = 50  # of a page
 ANY = "all"
-HEAD = ("Picture", "Method", "Rank", "Group", "Score", "95% interval", "Scope", "Status")
+HEAD = ("Picture", "Method", "Scope", "Rank", "Group", "Score", "95% interval", "Status")
+UNNAMED = {"rank": None, "group_name": None, "score": None, "low": None, "high": None}  # first groups out of scope
 NO_PICTURE = "Choose a picture of this page, or type its name."
 WINDOWS = os.name == "nt"
 READ_IN_QUOTES = re.compile(r'["$`%\x00-\x1f\u201c-\u201e]|\\$')  # by cmd, PowerShell or C's rules for arguments
@@ -128,8 +129,8 @@ def page(results: Results, asked: Asked, order: str, start: int) -> tuple[int, H
         rows = results.rows(asked, order=order, limit=ROWS, start=start)
         by = str(results.made_from().get("model", {}).get("name", "?"))  # the table may have been made anew
     where = f"Rows {start + 1:,} to {start + len(rows):,} of {count:,}, scored by {by}." if rows else "No rows."
-    cells = [_cells(r) for r in rows]
-    shown = table("Rows of the table of scores", HEAD, cells, numbers="..n.nn", css="guda-told") if rows else Html("")
+    cells = [_cells({**r, **UNNAMED} if asked.first and r["scope"] == "out of scope" else r) for r in rows]
+    shown = table("Rows of the table of scores", HEAD, cells, numbers="...n.nn", css="guda-told") if rows else Html("")
     return start, note(where), shown, _names(rows), count
 
 
@@ -142,9 +143,8 @@ def _cells(r: Row) -> list[object]:
     s = GroupScore(r["score"], r["low"], r["high"])
     told = r["status"] if not r["reason"] else f"{r['status']}: {r['reason']}"
     return [
-        r["picture"], r["method"] or "-", r["rank"] or "-", r["group_name"] or "-",
-        f"{sentences.score(s, r['unit'])} {r['unit']}" if ok else "-", sentences.interval(s, r["unit"]) or "-",
-        r["scope"] or "-", told,
+        r["picture"], r["method"] or "-", r["scope"] or "-", r["rank"] or "-", r["group_name"] or "-",
+        f"{sentences.score(s, r['unit'])} {r['unit']}" if ok else "-", sentences.interval(s, r["unit"]) or "-", told,
     ]  # fmt: skip
 
 

@@ -167,7 +167,16 @@ def rows_html(service: Service, several: Several) -> Html:
 
 def _row(service: Service, i: int, item: Item) -> list[object]:
     if item.answer is None:
-        return ["", _short(item.name), f"Refused. {item.refused}", chip_html("refused", "unsure"), "-", "-", "-", ""]
+        return [
+            "",
+            sentences.short(item.name, LONG),
+            f"Refused. {item.refused}",
+            chip_html("refused", "unsure"),
+            "-",
+            "-",
+            "-",
+            "",
+        ]
     v = said_of(service, item.answer)
     a, group = _first(service, item.answer, v)
     s = a.groups[group] if a is not None and group else None
@@ -175,16 +184,11 @@ def _row(service: Service, i: int, item: Item) -> list[object]:
     scope = item.answer.scope.verdict if item.answer.scope is not None else "not assessed"
     opens = f'<button type="button" class="guda-open" data-row="{i}" aria-label="Open the answer of {safe(item.name)}">'
     return [
-        small_image(item.answer.query.pixels), _short(item.name), v.headline, chips,
+        small_image(item.answer.query.pixels), sentences.short(item.name, LONG), v.headline, chips,
         sentences.score(s, a.unit) if s is not None and a is not None else "-",
         sentences.interval(s, a.unit) if s is not None and a is not None else "-",
         words.SCOPES[scope], Html(f"{opens}Open</button>"),
     ]  # fmt: skip
-
-
-def _short(name: str) -> str:
-    """A long name's begin and end."""
-    return name if len(name) <= LONG else f"{name[: LONG - 20]}...{name[-17:]}"
 
 
 def csv_of(service: Service, several: Several) -> bytes:
@@ -199,7 +203,7 @@ def csv_of(service: Service, several: Several) -> bytes:
         v = said_of(service, item.answer)
         a, group = _first(service, item.answer, v)
         state = v.chips[0].text if v.chips else None
-        row |= {"answer": v.headline, "state": "clear" if state == CLEAR else state}
+        row |= {"answer": TURNS.sub("", v.headline), "state": "clear" if state == CLEAR else state}
         row["scope"] = item.answer.scope.verdict if item.answer.scope is not None else "not assessed"
         if a is not None and group:
             s = a.groups[group]

@@ -39,6 +39,7 @@ STORED = "Done. This example was computed earlier and stored. Score it again to 
 FILE_GONE = (
     "No uploaded file of this picture is here any more. Upload and score it again, or leave the box for the file empty."
 )
+NO_FILE = "No uploaded file is in it: the model drew the picture."
 WITH_FILE = "Put the uploaded file in"
 WITH_FILE_INFO = (
     "As it is, with its metadata, such as where and when it was taken. Others can then check that the scored picture "
