@@ -250,4 +250,5 @@ def taken(job: Job) -> Iterator[tuple[float, str]]:
     if job.done is not None and job.done(*job.arguments):
         return
     with closing(job.work(*job.arguments)) as steps:
-        yield from steps
+        for fraction, note, *_ in steps:
+            yield fraction, note
