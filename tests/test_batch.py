@@ -274,9 +274,9 @@ def test_prompts_come_from_the_csv(folder, tmp_path):
         "a.png": "cat, flat colours", "b.png": "", "c.png": ""
     }  # fmt: skip
     assert told["prompts_sha256"] == hashlib.sha256(prompts.read_bytes()).hexdigest()
-    prompts.write_text("file,prompt\na.png," + "x" * 400 + "\n")
+    prompts.write_text("file,prompt\na.png," + "x" * 2400 + "\n")
     summary = run(folder, tmp_path / "out", BatchConfig("quick", ("clip",), prompts))
-    assert summary.finished == 2 and "this one has 400" in summary.refused["a.png"]
+    assert summary.finished == 2 and "this one has 2400" in summary.refused["a.png"]
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,7 @@ def test_a_run_keeps_its_list_when_the_same_command_beside_it_is_stopped(tmp_pat
     assert list(second)[-1].done == 9
     run(others, out, LightService)
     (left,) = out.glob("asked*")
-    assert [p.name for p in out.glob("claims/asked*")] == [f"{left.name}.lock"]
+    assert (out / "claims" / f"{left.name}.lock").is_file()
 
 
 def test_a_refused_command_ends_no_run_that_goes_on(tmp_path, folder):
