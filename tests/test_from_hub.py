@@ -22,6 +22,7 @@ from guda_core.data.sources.source import open_dataset
 from guda_core.diffusion.cards import chosen_model, find_card, load_model, resolve_card
 from guda_core.errors import DataError, GroupSetError, ModelError, OptionError
 from guda_core.jobs.environ import apply, settings
+from guda_core.jobs.local_pool import LocalPool
 from tests.loopback_hub import Hub, loopback_hub
 from tests.own_pictures import guda
 from tests.tiny import save_tiny
@@ -104,6 +105,7 @@ def test_a_worker_reads_the_state_that_its_driver_reads_whatever_is_uploaded_sin
         monkeypatch.setenv("GUDA_HOME", name)
         home, told = paths.home(), settings()
         assert told["GUDA_HOME"] == f"hub:ann/artists@{commit}"
+        assert {e["GUDA_HOME"] for e in LocalPool(2, devices=["0"])._environs} == {told["GUDA_HOME"]}
         hub.upload("ann/artists", workspace(tmp_path / f"{name[-4:]}2", README__md="two"))
         from_hub.forget()
         apply(told, __version__)

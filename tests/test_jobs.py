@@ -180,14 +180,16 @@ def test_more_workers_than_windows_waits_for_are_all_heard(monkeypatch):
     assert [told.job for told in pool.told(20.0)] == [str(i) for i in range(40)]
 
 
-def test_a_gpu_at_which_every_job_breaks_uses_up_no_tries_while_another_one_works(tmp_path, monkeypatch, caplog):
-    class Worker:
-        """Of GPU 1 each job breaks at once; of GPU 0 it is done a little later."""
+@pytest.fixture
+def begun(monkeypatch) -> list[str]:
+    """GPUs of light workers that began a job. Of GPU 1 each job breaks at once, and everywhere a job called bad; others
+    are done a little later."""
 
+    class Worker:
         pipe, process, usable = SimpleNamespace(close=list), SimpleNamespace(sentinel=0), True
 
         def __init__(self, environ):
-            self.gpu, self.job = environ[GPUS], None
+            self.gpu, self.job = environ.get(GPUS, ""), None
 
         def take(self, job):
             self.job, self.left = job, 5
@@ -195,9 +197,11 @@ def test_a_gpu_at_which_every_job_breaks_uses_up_no_tries_while_another_one_work
 
         def told(self):
             self.left -= 1
-            if self.gpu == "0" and self.left:
+            name = self.job.name
+            breaks = self.gpu == "1" or name == "bad"
+            if self.left and not breaks:
                 return []
-            told, self.job = Told(self.job.name, "broke" if self.gpu == "1" else "done", 1.0), None
+            told, self.job = Told(name, "broke" if breaks else "done", 1.0), None
             return [told]
 
         def end(self, until):
@@ -206,6 +210,10 @@ def test_a_gpu_at_which_every_job_breaks_uses_up_no_tries_while_another_one_work
     begun: list[str] = []
     monkeypatch.setattr(local_pool, "_Worker", Worker)
     monkeypatch.setattr(local_pool, "wait", lambda *a: [])
+    return begun
+
+
+def test_a_gpu_at_which_every_job_breaks_uses_up_no_tries_while_another_one_works(tmp_path, monkeypatch, caplog, begun):
     assert set(last_words(run(tmp_path, list("abcdefghij"), LocalPool(2, devices=["0", "1"]))).values()) == {"done"}
     assert begun.count("1") == 2 and caplog.text.count("GPU 1 broke 2 jobs one after the other.") == 1
     begun.clear()
@@ -214,6 +222,36 @@ def test_a_gpu_at_which_every_job_breaks_uses_up_no_tries_while_another_one_work
     assert begun.count("1") > 2
     alone = run(tmp_path, ["a"], LocalPool(2, devices=["1"]))
     assert [e.kind for e in alone] == ["retried", "retried", "failed"]  # where there is no other one, it is tried
+
+
+@pytest.mark.parametrize("devices", [["0", "2"], []])
+def test_a_job_that_breaks_everywhere_pauses_no_healthy_place(tmp_path, caplog, begun, devices):
+    told = last_words(run(tmp_path, ["a", "bad"], LocalPool(2, devices=devices)))
+    assert told == {"a": "done", "bad": "failed"} and not caplog.text
+
+
+WORDS = {"+": 0.4, "++": 0.8}
+
+
+@pytest.mark.parametrize(
+    ("words", "paused"),
+    [
+        ("A a -, A b -", True),
+        ("A a -, A a -, A a -", False),  # it may be the job
+        ("A a -, A b -, B a -", False),  # it is the job
+        ("A a -, B a -, A b -, A c -", True),
+        ("A a -, A b +, A b ++, A b -", False),  # it got on there
+        ("A a +, A a -, A b +, A b -", True),  # both had a checkpoint
+        ("A a -, A b done, A c -", False),
+    ],
+)
+def test_a_place_is_bad_where_jobs_break_that_break_nowhere_else(words, paused):
+    bad = bad_places.BadPlaces()
+    for place, job, word in (said.split() for said in words.split(", ")):
+        kind = "progress" if word in WORDS else "done" if word == "done" else "broke"
+        bad.note(place, Told(job, kind, WORDS.get(word, 0.0)))
+    assert ("A" not in bad.usable("AB")) is paused
+    assert bad.usable("BC", "a")[0] == ("C" if "B a -" in words else "B")  # where it has not broken
 
 
 def ray_processes(*found: tuple[str, float, str]) -> list[SimpleNamespace]:

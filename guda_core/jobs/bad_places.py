@@ -10,40 +10,52 @@ import time
 from collections.abc import Collection
 
 from guda_core.amounts import time_said
+from guda_core.jobs.job import Told
 
 log = logging.getLogger(__name__)
-SPARED, PAUSE_S, MOST = 2, 600.0, 8  # so many jobs in a row; the first pause, which is doubled so often at most
+SPARED, PAUSE_S, MOST = 2, 600.0, 8  # so many jobs; the first pause, which is doubled so often at most
 
 
 class BadPlaces:
-    """How many jobs in a row broke at each place, and until when it gets none."""
+    """Which jobs broke at each place since a job got on there, and until when the place gets none. A job that broke at
+    another place, too, is itself what is bad, and counts at none."""
 
     def __init__(self) -> None:
-        self._broke: dict[str, int] = {}
+        self._broke: dict[str, set[str]] = {}
+        self._where: dict[str, set[str]] = {}  # job -> the places where it broke
+        self._far: dict[str, float] = {}  # job -> its largest fraction
         self._until: dict[str, float] = {}
         self._said: set[str] = set()
 
-    def note(self, place: str, kind: str) -> None:
-        """The last word on a job at that place (`Told`)."""
-        if kind == "done":
+    def note(self, place: str, told: Told) -> None:
+        """A word on a job at that place. Its first fraction may be of a checkpoint, and tells nothing of the place."""
+        job, far = told.job, self._far.get(told.job, 0.0)
+        if told.kind == "done" or (told.kind == "progress" and 0 < far < told.fraction):
             self._broke.pop(place, None)
             self._until.pop(place, None)
             self._said.discard(place)
-        elif kind == "broke":
-            n = self._broke[place] = self._broke.get(place, 0) + 1
-            if n >= SPARED:
+        elif told.kind == "broke":
+            self._broke.setdefault(place, set()).add(job)
+            self._where.setdefault(job, set()).add(place)
+            if (n := self._count(place)) >= SPARED:
                 self._until[place] = time.monotonic() + PAUSE_S * 2 ** min(n - SPARED, MOST)
+        if told.kind == "progress":
+            self._far[job] = max(far, told.fraction)
 
-    def usable(self, places: Collection[str]) -> list[str]:
-        """Those of a pool's places that may get a job now, the best first: all, where none of them is good."""
-        now = time.monotonic()
-        good = [p for p in set(places) if self._until.get(p, 0.0) <= now]
+    def _count(self, place: str) -> int:
+        return sum(len(self._where[job]) == 1 for job in self._broke.get(place, ()))
+
+    def usable(self, places: Collection[str], job: str = "") -> list[str]:
+        """Those of a pool's places that may get a job now, the best first: all, where none of them is good. job: it had
+        better go where it has not broken."""
+        now, broke = time.monotonic(), self._where.get(job, ())
+        good = [p for p in set(places) if self._until.get(p, 0.0) <= now or self._count(p) < SPARED]
         for place in set(places).difference(good, self._said) if good else ():
             self._said.add(place)
             log.warning(
                 "%s broke %d jobs one after the other. It gets none for %s, while others work.",
                 place,
-                self._broke[place],
+                self._count(place),
                 time_said(self._until[place] - now),
             )
-        return sorted(good or set(places), key=lambda p: (self._broke.get(p, 0), p))
+        return sorted(good or set(places), key=lambda p: (p in broke, self._count(p), p))

@@ -22,6 +22,7 @@ from guda_core import machine
 from guda_core.amounts import time_said
 from guda_core.clean_log import log_cleaned
 from guda_core.errors import OptionError
+from guda_core.from_hub import held, is_named
 from guda_core.jobs.bad_places import BadPlaces
 from guda_core.jobs.job import Job, Stopped, Told, perform
 
@@ -228,7 +229,10 @@ class LocalPool:
             raise OptionError(f"There must be at least one worker; got {workers}.")
         devices = gpus() if devices is None else devices
         threads = _threads(workers)
-        environs: list[dict[str, str]] = [{"OMP_NUM_THREADS": threads} for _ in range(workers)]
+        common = {"OMP_NUM_THREADS": threads}
+        if is_named(home := os.environ.get("GUDA_HOME", "")):
+            common["GUDA_HOME"] = held(home)  # whatever is uploaded meanwhile
+        environs = [dict(common) for _ in range(workers)]
         for i, environ in enumerate(environs):
             if devices:
                 environ[GPUS] = devices[i % len(devices)]
@@ -239,12 +243,12 @@ class LocalPool:
         self.about = f"{_counted(workers, 'worker')} on this machine, {where}"
         self._environs = environs
         self._workers: list[_Worker | None] = [None] * workers
-        self._places = [f"GPU {e[GPUS]}" if devices else f"Worker {i + 1}" for i, e in enumerate(environs)]
+        self._places = [f"GPU {e[GPUS]}" if devices else "This machine" for e in environs]
         self._bad = BadPlaces()
 
-    def _free(self) -> list[int]:
-        """The workers that take a job now, the best first."""
-        usable = self._bad.usable(self._places)
+    def _free(self, job: str = "") -> list[int]:
+        """The workers that take a job now, the best for it first."""
+        usable = self._bad.usable(self._places, job)
         free = [i for i, w in enumerate(self._workers) if (w is None or w.job is None) and self._places[i] in usable]
         return sorted(free, key=lambda i: usable.index(self._places[i]))
 
@@ -254,7 +258,7 @@ class LocalPool:
 
     def submit(self, job: Job) -> None:
         """Begin a job; only when there is room."""
-        place = self._free()[0]
+        place = self._free(job.name)[0]
         worker = self._workers[place]
         if worker is not None and not worker.usable:
             worker.end(time.monotonic())
@@ -271,7 +275,8 @@ class LocalPool:
         found = [(w, w.told()) for w in busy]
         for worker, words in found:
             place = self._workers.index(worker)
-            self._bad.note(self._places[place], words[-1].kind if words else "")
+            for told in words:
+                self._bad.note(self._places[place], told)
             if words and words[-1].kind == "broke":  # it ends now
                 worker.end(time.monotonic() + LET_GO_S)
                 self._workers[place] = None

@@ -87,9 +87,10 @@ class RayActors(RayPool):
         usable = self._usable()
         return sum(1 for place, _ in self._idle if place in usable)
 
-    def _usable(self) -> list[str]:
-        """The places where workers get jobs now, the best first."""
-        return self._bad.usable([*(place for place, _ in self._idle), *(place for place, *_ in self._busy.values())])
+    def _usable(self, job: str = "") -> list[str]:
+        """The places where workers get jobs now, the best for a job first."""
+        places = [*(place for place, _ in self._idle), *(place for place, *_ in self._busy.values())]
+        return self._bad.usable(places, job)
 
     def _grow(self) -> None:
         """Start actors until there are as many as the cluster has room for."""
@@ -114,7 +115,7 @@ class RayActors(RayPool):
 
     def submit(self, job: Job) -> None:
         """Begin a job; only when there is room."""
-        usable = self._usable()
+        usable = self._usable(job.name)
         best = min((i for i in self._idle if i[0] in usable), key=lambda i: usable.index(i[0]))
         self._idle.remove(best)
         place, actor = best
@@ -123,14 +124,17 @@ class RayActors(RayPool):
     def told(self, timeout: float) -> list[Told]:
         """What the workers say; waits at most so many seconds for the first that ends."""
         ended, _ = self.ray.wait(list(self._busy), num_returns=1, timeout=timeout)
-        found = self._words()
+        found, at = self._words(), {job.name: place for place, _, job in self._busy.values()}
+        for told in found:
+            if told.job in at:
+                self._bad.note(at[told.job], told)
         for ref in ended:
             place, actor, job = self._busy.pop(ref)
             try:
                 last = pickle.loads(self.ray.get(ref))
             except Exception as e:
                 last = _broken(job, e)
-            self._bad.note(place, last.kind)
+            self._bad.note(place, last)
             if last.kind == "broke":  # whatever failed may have left its process in no good state
                 self._end(actor)
             else:
