@@ -9,9 +9,10 @@ import os
 import shutil
 import signal
 import struct
+import time
 import zlib
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from guda_core.errors import ImageError, NoMemoryError, OptionError, PassingErro
 from guda_core.jobs import driver, job
 from guda_core.jobs.job import Job, Told
 from guda_core.jobs.local_pool import LocalPool
-from guda_core.scoring import listing, part_jobs, parts, places, scorer
+from guda_core.scoring import listing, part_jobs, parts, places, scorer, table_run
 from guda_core.scoring.asking import Results
 from guda_core.scoring.listing import Listing, asked, parts_for
 from guda_core.scoring.scorer import Done, Task
@@ -271,7 +272,7 @@ class Words:
 
 
 def ends(task: Task, *, ended: bool = True) -> list[Told | None]:
-    note = "Its process ended with code 7." if ended else "RuntimeError: no driver"
+    note = "Its process ended with code 7." if ended else f"RuntimeError: no driver. {places.AGAIN}"
     return [Told(f"part {task.part}", "progress"), Told(f"part {task.part}", "broke", note=note, ended=ended)]
 
 
@@ -288,7 +289,7 @@ def tasks(n: int) -> list[Task]:
 @pytest.mark.parametrize(("ended", "rounds", "why"), [(True, 7, "ended with code 7"), (False, 3, "Error: no driver")])
 def test_workers_that_all_break_at_every_part_stop_the_run_and_say_why(workers, ended, rounds, why):
     pool = Words(*[partial(ends, ended=ended)] * workers)
-    with pytest.raises(ScoreError, match=why):
+    with pytest.raises(ScoreError, match=rf"{why}\)\. Mend that"):
         list(part_jobs.by_pool(tasks(10), pool))
     assert len(pool.begun) == rounds * workers
 
@@ -333,6 +334,56 @@ def test_a_worker_without_memory_gives_the_part_back_and_the_last_try_is_a_row(
     assert left["004.png"] == 98
 
 
+class Gone(BaseException):
+    """Stands for the end of a process: nothing is written down any more."""
+
+
+def test_a_picture_without_memory_and_one_that_ends_its_process_leave_each_other_their_tries(
+    folder, tmp_path, monkeypatch
+):
+    real, workers = scorer._Part._score, []
+
+    def short(self, w, data):
+        if w.picture == "001.png":
+            raise NoMemoryError(NO_MEMORY)
+        if w.picture == "004.png":
+            raise Gone
+        return real(self, w, data)
+
+    def work(tasks):
+        waiting = list(tasks)
+        while waiting:
+            workers.append(waiting[0])
+            with suppress(NoMemoryError, Gone):
+                yield from scorer.steps(waiting[0], one_of_several=True)
+                waiting.pop(0)
+
+    monkeypatch.setattr(scorer._Part, "_score", short)
+    monkeypatch.setattr(table_run, "parts_for", lambda n: 1)
+    assert run(folder, tmp_path / "out", LightService, work).why == {"001.png": NO_MEMORY, "004.png": scorer.ENDED}
+    assert len(workers) == 2 * scorer.TRIES <= 1 + part_jobs.RETRIES
+
+
+def test_what_ended_a_run_is_told_soon_whatever_becomes_of_its_parts(tmp_path, monkeypatch):
+    def refuses(task: Task) -> None:
+        raise StoreError("503 Slow Down")
+
+    monkeypatch.setattr(part_jobs, "END_S", 0.4)
+    monkeypatch.setattr(part_jobs, "blame_nothing", refuses)
+    parts_ = [Task(str(tmp_path / "out"), i, 4, LightService) for i in range(4)]
+    begins = [lambda t: [Told(f"part {t.part}", "progress", 0.0, "", Done(4, part=t.part)), *[None] * 9]] * 4
+    stream = part_jobs.by_pool(parts_, Words(*begins))
+    for _ in parts_:
+        next(stream)
+    with ExitStack() as held:
+        for task in parts_[1:]:
+            held.enter_context(claimed(part_jobs.claim(task)))
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            stream.throw(KeyboardInterrupt)
+    assert time.monotonic() - began < 0.8
+
+
 def test_a_picture_whose_worker_is_ended_on_purpose_is_not_blamed(folder, tmp_path):
     task = Task(str(tmp_path / "out"), 0, 4, LightService)
 
@@ -366,8 +417,11 @@ def test_whoever_ends_a_plain_run_by_sigterm_blames_no_picture_and_keeps_what_wa
     assert run(folder, out, LightService).refused == 0
 
 
-@pytest.mark.parametrize("what", [scorer.TRYING, "parts"])
-def test_one_write_that_is_lost_ends_no_run(folder, tmp_path, monkeypatch, caplog, what):
+@pytest.mark.parametrize("work", [part_jobs.here, partial(part_jobs.by_pool, pool=Here())])
+@pytest.mark.parametrize(("what", "save_s"), [(scorer.TRYING, 30.0), ("parts", 0.0), ("parts", 30.0)])
+def test_one_write_that_is_lost_ends_no_run(folder, tmp_path, monkeypatch, caplog, what, save_s, work):
+    monkeypatch.setattr(scorer, "SAVE_S", save_s)
+    monkeypatch.setattr(scorer, "AGAIN_S", (0.0, 0.0))
     real, lost = os.replace, []
 
     def replace(source, target):
@@ -377,11 +431,8 @@ def test_one_write_that_is_lost_ends_no_run(folder, tmp_path, monkeypatch, caplo
         real(source, target)
 
     monkeypatch.setattr("guda_core.held_files.os.replace", replace)
-    total = run(folder, tmp_path / "out", LightService, partial(part_jobs.by_pool, pool=Here()))
-    assert (total.scored + total.kept, len(lost)) == (
-        9,
-        2,
-    ) and "cannot be written now (Stale file handle)" in caplog.text
+    assert (run(folder, tmp_path / "out", LightService, work), len(lost)) == (Total(9, scored=9), 2)
+    assert "cannot be written now (Stale file handle)" in caplog.text
 
 
 class StoreError(Exception):
@@ -411,6 +462,13 @@ def test_only_what_lasts_says_that_a_place_cannot_be_written(tmp_path, monkeypat
         assert isinstance(told.value, PassingError) is passes
 
 
+def test_that_a_file_is_written_again_is_said_once(folder, tmp_path, caplog):
+    run(folder, tmp_path / "out", LightService)
+    (tmp_path / "out" / scorer.MADE_FROM).write_text("{")
+    run(folder, tmp_path / "out", LightService)
+    assert caplog.text.count("is not whole and is written again") == 1
+
+
 def test_of_two_runs_with_other_settings_begun_at_once_the_later_one_is_refused(folder, tmp_path, monkeypatch):
     run(folder, tmp_path / "out", LightService)
     real, looked = places.content, []
@@ -428,15 +486,16 @@ def test_of_two_runs_with_other_settings_begun_at_once_the_later_one_is_refused(
 def test_what_killed_runs_left_is_removed_but_no_lock_that_others_may_wait_for(folder, tmp_path):
     out = tmp_path / "out"
     run(folder, out, LightService)
-    left, new = (out / "parts" / f".part-{name}" for name in ("left", "new"))
-    for path in (left, new):
+    left, new, tried = (out / name for name in ("parts/.part-left", "parts/.part-new", "trying/.part-left"))
+    for path in (left, new, tried):
         path.write_bytes(b"half")
     os.utime(left, (0, 0))
+    os.utime(tried, (0, 0))
     (first,) = out.glob("asked-*")
     lock = out / "claims" / f"{first.name}.lock"
     draw(folder / "more.png", seed=99)
     run(folder, out, LightService)
-    assert not first.exists() and lock.exists() and not left.exists() and new.exists()
+    assert not first.exists() and lock.exists() and new.exists() and not left.exists() and not tried.exists()
     with run_files.in_place_of(left.with_name("features")) as aside:
         os.utime(new, (0, 0))
         aside.write_bytes(b"whole")
@@ -692,8 +751,10 @@ def test_a_disk_that_does_not_answer_is_no_missing_file(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "stat", silent)
     monkeypatch.setattr(fsspec.core, "url_to_fs", silent)  # as sftp, which connects at once
     for place in (str(tmp_path / "a"), "sftp://host/a"):
-        with pytest.raises(ReportError, match=r"cannot be read now .*Input/output error"):
+        with pytest.raises(ReportError, match=r"cannot be (read|opened) now .*Input/output error"):
             places.is_file(place)
+    with pytest.raises(PassingError, match=r"cannot be opened now .*Input/output error"):
+        places.write("sftp://host/a", b"")
 
 
 def test_scores_stay_while_their_pictures_cannot_be_read(folder, tmp_path, caplog):

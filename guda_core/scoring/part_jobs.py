@@ -9,7 +9,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from time import monotonic, sleep
 
-from guda_core.errors import GudaError, ReportError, ScoreError, kind_of
+from guda_core.errors import ReportError, ScoreError, kind_of
 from guda_core.jobs.driver import AGAIN_S, Event, Pool, work_through
 from guda_core.jobs.job import Job, Steps
 from guda_core.scoring import places
@@ -18,7 +18,7 @@ from guda_core.work_queue import claimed
 
 log = logging.getLogger(__name__)
 RETRIES = 2 * TRIES  # of a part whose worker ended: two pictures of it may each end `TRIES` of them
-END_S = 5.0  # until the claim of a worker that was ended is free
+END_S = 5.0  # until the claims of workers that were ended are free
 HELD = "All that is left is in hand in another process, and is waited for. A claim of it: %s.lock"
 
 
@@ -91,9 +91,10 @@ def by_pool(tasks: Sequence[Task], pool: Pool) -> Iterator[Done]:
         with closing(work_through(jobs, pool, retries=RETRIES)) as events:
             yield from _heard(of, events, rounds)
     finally:
+        until = monotonic() + END_S
         for name in rounds.in_hand:  # their workers were ended, and not by a picture
-            until = monotonic() + END_S
-            with suppress(GudaError), claimed(claim(of[name]), wait=True, until=until) as mine:
+            # whatever a store raises, what ended the run is what is told
+            with suppress(Exception), claimed(claim(of[name]), wait=True, until=until) as mine:
                 if mine:
                     blame_nothing(of[name])
 
@@ -120,7 +121,7 @@ def _heard(of: Mapping[str, Task], events: Iterator[Event], rounds: _Rounds) -> 
         elif e.kind == "failed" and retried[name] < RETRIES:  # nobody could do this, such as on a full disk
             raise kind_of(e.error)(e.note)
         else:
-            why = e.note.rstrip(".")
+            why = e.note.removesuffix(places.AGAIN).rstrip(". ")
             if rounds.n >= (RETRIES + 1 if e.ended else TRIES):
                 raise ScoreError(
                     f"No worker gets a picture done ({why}). Mend that, and run the same command again: it goes on."

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SCHEME, CLAIMS = "://", "claims"
+AGAIN = "Try it again: nothing is lost."
 ABSENT = (errno.ENOENT, errno.ENOTDIR)
 LASTING = (  # what a system says of places that cannot be written to another time either
     *FULL, *ABSENT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL
@@ -102,12 +103,12 @@ def opened(place: str) -> tuple[AbstractFileSystem, str]:
     except (ImportError, ValueError) as e:
         raise OptionError(f"'{place}' cannot be opened. {e}") from e
     except Exception as e:  # some ask their server at once
-        raise _not_now(place, e) from e
+        raise _not_now(place, e, "opened") from e
     return fs, path
 
 
-def _not_now(place: str, e: Exception) -> PassingError:
-    return PassingError(f"'{place}' cannot be read now ({e}). Try it again: nothing is lost.")
+def _not_now(place: str, e: Exception, done: str = "read") -> PassingError:
+    return PassingError(f"'{place}' cannot be {done} now ({e}). {AGAIN}")
 
 
 def _fresh(place: str) -> tuple[AbstractFileSystem, str]:
@@ -228,7 +229,7 @@ def write(place: str, data: bytes) -> None:
         why = getattr(e, "strerror", None) or e
         if isinstance(e, OSError) and e.errno in LASTING:
             raise ReportError(f"{place} cannot be written ({why}). {mend(e)}") from e
-        raise PassingError(f"{place} cannot be written now ({why}). Try it again: nothing is lost.") from e
+        raise PassingError(f"{place} cannot be written now ({why}). {AGAIN}") from e
 
 
 def _is_written_into(fs: AbstractFileSystem) -> bool:

@@ -43,6 +43,7 @@ from guda_core.work_queue import claimed
 
 log = logging.getLogger(__name__)
 SAVE_S, SAVE_SHARE = 30.0, 0.03  # the part is written again when that takes this share of the time, or this is over
+AGAIN_S = (1.0, 5.0, 15.0)  # until a part that is done and cannot be written now is written again
 TRIES = 3  # one machine that goes away and one driver that is killed may meet the same picture
 WHY = 20  # reasons that a part hands back; all are in its rows
 TEXTS = {"model": ("id", "sha256", "dtype"), "group_set": ("id",), "settings": ("effort",)}  # of what it is made from
@@ -134,6 +135,8 @@ def agree(out: str, made_from: dict[str, Any]) -> dict[str, Any]:
     if (before := _begun(place)) is None:
         with claimed(places.claim_of(out, MADE_FROM), wait=True):
             if (before := _begun(place)) is None:  # nor did another run write it meanwhile
+                if places.is_file(place):
+                    log.warning("%s is not whole and is written again.", place)
                 places.write(place, json_text(now).encode())
                 return now
     if before != now:
@@ -149,10 +152,8 @@ def agree(out: str, made_from: dict[str, Any]) -> dict[str, Any]:
 def _begun(place: str) -> dict[str, Any] | None:
     """What is written there; None where nothing is, or it is not whole."""
     if (data := places.content(place)) is not None:
-        try:
+        with suppress(ValueError):
             return made_from_in(data)
-        except ValueError:
-            log.warning("%s is not whole and is written again.", place)
     return None
 
 
@@ -182,13 +183,11 @@ class _Tried:
     def __init__(self, task: Task, *, blame: bool = True) -> None:
         self.place = places.joined(places.joined(task.out, TRYING), f"{task.part:06d}.json")
         self.at, self.ended = "", dict[str, int]()
-        try:
+        with suppress(Exception):  # libraries of stores raise kinds of their own; one count less is no harm
             found = json.loads(places.read(self.place))
             self.ended = {str(k): int(v) for k, v in found["ended"].items()}
             if blame and (at := str(found["at"])):
                 self.ended[at] = self.ended.get(at, 0) + 1
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            pass
 
     def begin(self, picture: str) -> bool:
         """Note that a picture is begun, so the one before it is done; False where it was left too often."""
@@ -206,14 +205,14 @@ class _Tried:
         return self.ended.get(self.at, 0) + 1 >= TRIES
 
     def left(self) -> None:
-        """Note that the picture at work was left on purpose."""
+        """Note that the picture at work was left on purpose; its count stays."""
         self.at = ""
         self._write()
 
     def _write(self) -> None:
         try:
             places.write(self.place, json.dumps({"at": self.at, "ended": self.ended}).encode())
-        except PassingError as e:  # one count less is no harm
+        except PassingError as e:  # likewise
             log.warning("%s", e)
 
 
@@ -258,7 +257,10 @@ class _Part:
                 kept, found[w.picture] = self._picture(w, before.get(w.picture, []))
                 done = _counted(done, kept, found[w.picture])
                 if (now := time.monotonic()) - saved > min(SAVE_S, took / SAVE_SHARE) and not kept:
-                    self._save(found)
+                    try:
+                        self._save(found)
+                    except PassingError as e:  # the next one, or the last, holds these rows too
+                        log.warning("%s", e)
                     saved = time.monotonic()
                     took = saved - now
                 yield done
@@ -270,11 +272,20 @@ class _Part:
             self.tried.left()
             raise
         if found != before or not places.is_file(self.place):
-            self._save(found)
+            self._save(found, AGAIN_S)
         places.remove(self.tried.place)
 
-    def _save(self, found: dict[str, list[Row]]) -> None:
-        parts.write(self.place, [row for name in sorted(found) for row in found[name]], of=self.of)
+    def _save(self, found: dict[str, list[Row]], again_s: Sequence[float] = ()) -> None:
+        """again_s: after so many seconds each, it is tried again where it fails for a moment."""
+        rows = [row for name in sorted(found) for row in found[name]]
+        for seconds in again_s:
+            try:
+                parts.write(self.place, rows, of=self.of)
+                return
+            except PassingError as e:
+                log.warning("%s", e)
+                time.sleep(seconds)
+        parts.write(self.place, rows, of=self.of)
 
     def _picture(self, w: Wanted, before: list[Row]) -> tuple[bool, list[Row]]:
         """(whether its rows were kept, its rows)."""
@@ -312,6 +323,7 @@ class _Part:
         self.gives_back = self.gives_back and not self.tried.last
         if self.gives_back:
             raise e
+        self.tried.left()  # its count stays: whoever has the part next tries it once
 
     def _score(self, w: Wanted, data: bytes) -> list[Row]:
         query = self.service.prepare(data, prompt=w.prompt)

@@ -24,7 +24,7 @@ from guda_core.reports.bundle import json_text
 from guda_core.scoring import parts, places
 from guda_core.scoring.listing import LIST, PARQUET, Listing, as_text, parts_for
 from guda_core.scoring.part_jobs import here
-from guda_core.scoring.scorer import WHY, Done, Task, Total, asked_methods, service_of
+from guda_core.scoring.scorer import TRYING, WHY, Done, Task, Total, asked_methods, service_of
 from guda_core.service import Service, find_effort
 from guda_core.versions import today
 from guda_core.work_queue import claimed
@@ -128,8 +128,8 @@ class Table:
     def _remove_left(self) -> None:
         """Remove the lists of runs before this one, but not of those that go on beside it, and files of killed ones."""
         with suppress(OSError, ReportError):  # the next run tries it again
-            for folder in () if places.is_url(self.out) else (self.out, places.joined(self.out, parts.FOLDER)):
-                remove_left(places.as_path(folder))
+            for name in () if places.is_url(self.out) else ("", parts.FOLDER, TRYING):
+                remove_left(places.as_path(self.out) / name)
             for place in places.files(self.out, PARQUET):
                 name = places.name_of(place)
                 if LIST.fullmatch(name) and name != self.listing.name:
