@@ -96,9 +96,10 @@ def attribute_many(
         picture, why = next(iter(total.why.items()))
         n = f"{total.refused:,} of {total.pictures:,} pictures"
         log.warning("%s could not be scored, such as '%s': %s", n, picture, why)
-    for said in (*results.caveats(), *silent_said(results.silent())):
+    whole = results.summary()
+    for said in (*whole.caveats, *silent_said(whole.silent)):
         log.warning("%s", said)
-    summary_page.write(results)
+    summary_page.write(results, summary=whole)
     return results
 
 

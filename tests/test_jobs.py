@@ -480,6 +480,12 @@ def test_the_end_is_told_by_what_was_made_now_not_by_what_a_checkpoint_held(tmp_
     assert said(("a", 0.25), ("a", 0.5)) == pytest.approx(140)  # it began anew: one picture each 10 s
     assert said(("a", 0.9), ("a", 0.95)) == pytest.approx(20 / 0.1 * 3.05)
     assert said(("a", 1.0)) == pytest.approx(30)  # one step
+    whole = driver._Whole(jobs(tmp_path, list("abcd")))
+    now[0] += 10.0
+    whole.note("a", 1.0)
+    assert whole.left_s() is None
+    whole.note("a", 1.0, done=True)
+    assert whole.left_s() == pytest.approx(30)
     assert said(("d", 1.0), ("a", 0.5), ("a", 1.0)) == pytest.approx(60)
     assert said(("a", 0.5), ("a", 1.0), ("b", 0.5), ("b", 0.0), ("b", 0.5), ("b", 1.0)) == pytest.approx(60)
 

@@ -31,7 +31,7 @@ from guda_core.diffusion.memory import NO_MEMORY
 from guda_core.errors import LACKS, GudaError, OptionError, ReportError
 from guda_core.records import GroupScore, Scope
 from guda_core.reports.read import read_report
-from guda_core.scoring import again, asking, caveats, parts, places
+from guda_core.scoring import again, asking, caveats, parts, places, summary
 from guda_core.scoring.asking import Asked, Results
 from guda_core.scoring.part_jobs import here
 from guda_core.scoring.summary import Silent
@@ -231,6 +231,35 @@ def test_rows_that_a_shared_disk_shows_late_are_waited_for_and_what_lacks_is_sai
     monkeypatch.setattr(asking, "LATE_S", 0.0)
     assert asking.all_there(str(out), 10).summary().pictures == 9
     assert "Rows of 9 pictures are seen, of 10 that were made." in caplog.text
+
+
+def test_a_run_waits_for_no_damaged_table_and_lets_go_of_what_it_cannot_ask(tmp_path, monkeypatch):
+    def refuses(self, *asked):
+        raise ReportError("Not now.")
+
+    out, closed = tmp_path / "out", []
+    make_table(folder_of(tmp_path / "in", 2), out, LightService)
+    monkeypatch.setattr(asking.time, "sleep", lambda s: pytest.fail("it waits"))
+    with monkeypatch.context() as patch:
+        patch.setattr(asking, "LATE_S", 0.0)
+        patch.setattr(Results, "query", refuses)
+        patch.setattr(Results, "close", lambda self: closed.append(self))
+        with pytest.raises(ReportError, match="Not now"):
+            asking.all_there(str(out), 2)
+        assert len(closed) == 1
+    (out / "table.json").write_text("{")
+    with pytest.raises(OptionError, match="is damaged"):
+        asking.all_there(str(out), 2)
+
+
+def test_a_run_asks_once_which_scores_lack(tmp_path, monkeypatch):
+    asked, real = [], summary.silent_of
+    for module in (asking, summary):
+        monkeypatch.setattr(module, "silent_of", lambda query: asked.append(1) or real(query))
+    table_lines.make_table(
+        [str(folder_of(tmp_path / "in", 2))], str(tmp_path / "out"), LightService, QUICK, workers=None, ray=None
+    )
+    assert len(asked) == 1 and "2 pictures" in (tmp_path / "out" / "summary.html").read_text()
 
 
 @pytest.mark.parametrize("every", [True, False])

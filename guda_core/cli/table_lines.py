@@ -48,12 +48,12 @@ def make_table(
     for picture, why in list(total.why.items())[:SHOWN]:
         note(f"{picture}: {why}")
     results = all_there(table.out, total.done)
-    silent = results.silent()
-    for said in filter(None, (no_score_said(total.no_score), *results.caveats(), *silent_said(silent))):
+    whole = results.summary()
+    for said in filter(None, (no_score_said(total.no_score), *whole.caveats, *silent_said(whole.silent))):
         note(said)
-    page = summary_page.write(results)
+    page = summary_page.write(results, summary=whole)
     say(f"Written: {places.joined(table.out, 'parts')} and {page}. Ask them with `guda results {out}`.")
-    if total.refused or total.no_score or any(s.lacked for s in silent.values()):
+    if total.refused or total.no_score or any(s.lacked for s in whole.silent.values()):
         raise typer.Exit(1)
 
 

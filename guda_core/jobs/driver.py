@@ -91,6 +91,8 @@ class _Whole:
             else:  # the first step was hardly longer than the second
                 self.made += cost * (step + min(step, self.first.get(name, 0.0)))
                 self.first[name] = 0.0
+        elif done:  # its only word before was that all is there
+            self.made += cost * self.first.pop(name, 0.0)
 
     def done(self) -> float:
         return min(1.0, self.sum / self.cost) if self.left and self.cost else 1.0

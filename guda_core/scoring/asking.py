@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -15,7 +15,7 @@ from guda_core.errors import GudaError, OptionError, ReportError
 from guda_core.given import check_texts, count, place_of
 from guda_core.scoring import caveats, places
 from guda_core.scoring.listing import as_text, connect, exact, quoted
-from guda_core.scoring.own_parts import OwnParts
+from guda_core.scoring.own_parts import NothingYetError, OwnParts
 from guda_core.scoring.scorer import MADE_FROM, made_from_in
 from guda_core.scoring.summary import Silent, Summary, offsets, silent_of, summary_of
 from guda_core.scoring.table_rows import COLUMNS, FAILED, REFUSED, Row
@@ -97,24 +97,26 @@ def all_there(folder: str, pictures: int) -> Results:
     to a minute late; after that, what lacks is said.
 
     Raises:
-        OptionError: nothing is there then either.
+        OptionError: nothing is there then either, or the results are damaged.
+        ReportError: they cannot be read then either.
     """
     until = time.monotonic() + LATE_S
     while True:
         late = time.monotonic() >= until
         try:
-            found = Results(folder)
-            there = found.query("SELECT count(DISTINCT picture) FROM scores")[0][0]
-        except (OptionError, ReportError):
+            with ExitStack() as stack:
+                found = stack.enter_context(Results(folder))
+                there = found.query("SELECT count(DISTINCT picture) FROM scores")[0][0]
+                if there >= pictures or late:
+                    stack.pop_all()
+                    break
+        except (NothingYetError, ReportError):
             if late:
                 raise
-        else:
-            if there < pictures and late:
-                log.warning("Rows of %d pictures are seen, of %d that were made. %s", there, pictures, SEEN_LATE)
-            if there >= pictures or late:
-                return found
-            found.close()
         time.sleep(LOOK_S)
+    if there < pictures:
+        log.warning("Rows of %d pictures are seen, of %d that were made. %s", there, pictures, SEEN_LATE)
+    return found
 
 
 class Results:

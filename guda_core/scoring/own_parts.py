@@ -10,6 +10,10 @@ from guda_core.scoring import parts, places
 from guda_core.scoring.table_run import TABLE, begun
 
 
+class NothingYetError(OptionError):
+    """Nothing of a table is finished yet."""
+
+
 class OwnParts:
     """Of the folder of a table. good: the places of such parts. cut: how many others there are.
 
@@ -29,7 +33,7 @@ class OwnParts:
         that were left out are, because their disk or store may have failed in passing.
 
         Raises:
-            OptionError: there is no table any more, or nothing of it is finished yet.
+            OptionError: there is no table any more. NothingYetError: nothing of it is finished yet.
         """
         found = places.marks(places.joined(self.folder, parts.FOLDER), parts.ENDING)
         seen = {**places.marks(self.folder, ".json"), **found}
@@ -38,7 +42,7 @@ class OwnParts:
         before, self._seen = (self.good if seen == self._seen else None), None
         self._find(found)
         if not self.good:
-            raise OptionError(
+            raise NothingYetError(
                 f"Nothing in '{self.folder}' is finished yet. Wait, or run the command that made it again."
             )
         self._seen = seen

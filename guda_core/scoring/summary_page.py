@@ -42,15 +42,16 @@ MEANING = (
 )
 
 
-def write(results: Results, place: str = "") -> str:
-    """Write the page of results; returns its place. place: "" for the folder of the results.
+def write(results: Results, place: str = "", *, summary: Summary | None = None) -> str:
+    """Write the page of results; returns its place. place: "" for the folder of the results. summary: of the results,
+    where it is known already.
 
     Raises:
         ReportError: it cannot be written.
     """
     place = place or places.joined(results.folder, SUMMARY)
     title = places.name_of(results.folder) or "Results"
-    places.write(place, page(results.summary(), title).encode("utf-8", "backslashreplace"))
+    places.write(place, page(summary or results.summary(), title).encode("utf-8", "backslashreplace"))
     return place
 
 
