@@ -432,7 +432,7 @@ def test_one_write_that_is_lost_ends_no_run(folder, tmp_path, monkeypatch, caplo
 
     monkeypatch.setattr("guda_core.held_files.os.replace", replace)
     assert (run(folder, tmp_path / "out", LightService, work), len(lost)) == (Total(9, scored=9), 2)
-    assert "cannot be written now (Stale file handle)" in caplog.text
+    assert "cannot be written now (Stale file handle). The run goes on." in caplog.text
 
 
 class StoreError(Exception):

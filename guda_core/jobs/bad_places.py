@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Collection
 
 from guda_core.amounts import time_said
 from guda_core.jobs.job import Told
 
 log = logging.getLogger(__name__)
-SPARED, PAUSE_S, MOST = 2, 600.0, 8  # so many jobs; the first pause, which is doubled so often at most
+SPARED, PAUSE_S, MOST = 2, 600.0, 8  # so many times; the first pause, which is doubled so often at most
 
 
 class BadPlaces:
-    """Which jobs broke at each place since a job got on there, and until when the place gets none. A job that broke at
-    another place, too, is itself what is bad, and counts at none."""
+    """How often jobs broke at each place since one got on there, and until when it gets none. A job that broke at two
+    places is itself what is bad, and counts at none. One that got on, and breaks again and again, counts once."""
 
     def __init__(self) -> None:
-        self._broke: dict[str, set[str]] = {}
+        self._broke: dict[str, Counter[str]] = {}
         self._where: dict[str, set[str]] = {}  # job -> the places where it broke
         self._far: dict[str, float] = {}  # job -> its largest fraction
         self._until: dict[str, float] = {}
@@ -35,7 +36,8 @@ class BadPlaces:
             self._until.pop(place, None)
             self._said.discard(place)
         elif told.kind == "broke":
-            self._broke.setdefault(place, set()).add(job)
+            broke = self._broke.setdefault(place, Counter())
+            broke[job] = 1 if far else broke[job] + 1
             self._where.setdefault(job, set()).add(place)
             if (n := self._count(place)) >= SPARED:
                 self._until[place] = time.monotonic() + PAUSE_S * 2 ** min(n - SPARED, MOST)
@@ -43,7 +45,7 @@ class BadPlaces:
             self._far[job] = max(far, told.fraction)
 
     def _count(self, place: str) -> int:
-        return sum(len(self._where[job]) == 1 for job in self._broke.get(place, ()))
+        return sum(n for job, n in self._broke.get(place, Counter()).items() if len(self._where[job]) == 1)
 
     def usable(self, places: Collection[str], job: str = "") -> list[str]:
         """Those of a pool's places that may get a job now, the best first: all, where none of them is good. job: it had
@@ -53,9 +55,9 @@ class BadPlaces:
         for place in set(places).difference(good, self._said) if good else ():
             self._said.add(place)
             log.warning(
-                "%s broke %d jobs one after the other. It gets none for %s, while others work.",
-                place,
+                "Jobs broke %d times in a row at %s. It gets none for %s, while others work.",
                 self._count(place),
+                place,
                 time_said(self._until[place] - now),
             )
         return sorted(good or set(places), key=lambda p: (p in broke, self._count(p), p))

@@ -176,6 +176,10 @@ def _differs(before: dict[str, Any], now: dict[str, Any]) -> str:
     return ", ".join(k for k in {**now, **before} if before.get(k) != now.get(k))
 
 
+def _goes_on(e: PassingError) -> None:
+    log.warning("%s The run goes on.", str(e).removesuffix(places.AGAIN).rstrip())
+
+
 class _Tried:
     """How often each picture was left unfinished by the process that scored it: a small file that is gone when the part
     is done. blame: the one that it names as being at work, too."""
@@ -213,7 +217,7 @@ class _Tried:
         try:
             places.write(self.place, json.dumps({"at": self.at, "ended": self.ended}).encode())
         except PassingError as e:  # likewise
-            log.warning("%s", e)
+            _goes_on(e)
 
 
 def blame_nothing(task: Task) -> None:
@@ -260,7 +264,7 @@ class _Part:
                     try:
                         self._save(found)
                     except PassingError as e:  # the next one, or the last, holds these rows too
-                        log.warning("%s", e)
+                        _goes_on(e)
                     saved = time.monotonic()
                     took = saved - now
                 yield done
@@ -283,7 +287,7 @@ class _Part:
                 parts.write(self.place, rows, of=self.of)
                 return
             except PassingError as e:
-                log.warning("%s", e)
+                _goes_on(e)
                 time.sleep(seconds)
         parts.write(self.place, rows, of=self.of)
 
