@@ -85,6 +85,11 @@ def apart(name: str) -> str:
     return f"\u2068{name}\u2069" if any(bidirectional(c) in ("R", "AL") for c in name) else name
 
 
+def scored_with(prompt: str) -> str:
+    """Which caption a picture was scored with."""
+    return f"Scored with the caption: {prompt}" if prompt else "Scored without a caption."
+
+
 def short(name: str, most: int) -> str:
     """A long name's begin and end."""
     return name if len(name) <= most else f"{name[: most - 20]}...{name[-17:]}"
