@@ -290,6 +290,10 @@ def test_out_of_scope_names_no_group_until_somebody_unfolds_it(browser, stage, t
     names = [g.name for g in service.group_set.groups.values()]
     answer = page.locator(".guda-verdict, .guda-answered, .guda-other, .guda-out").all_inner_texts()
     assert not [n for n in names if any(n in part for part in answer)]  # folded away, whoever they are
+    page.emulate_media(media="print")
+    expect(page.locator(".guda-strip:visible, .guda-out:visible")).to_have_count(0)
+    page.emulate_media(media="screen")
+    expect(page.locator(".guda-strip:visible")).not_to_have_count(0)
     page.get_by_text(ALL_THE_SAME).click()
     expect(page.locator(".guda-chart:visible")).to_have_count(1)
     page.get_by_text(FIGURES).first.click()
