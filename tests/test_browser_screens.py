@@ -22,8 +22,10 @@ from guda_core.ui.inspect import CHOOSE
 from guda_core.ui.panels import FIGURES
 from tests.chromium import SLOW, Watched
 from tests.fakes import REASON, FakeService
+from tests.light import LightService, draw
 from tests.stage import Stage, staged
 from tests.test_contrast import faint_marks
+from tests.test_report import made, opened
 from tests.test_samples import same
 
 pytestmark = [
@@ -310,6 +312,19 @@ def test_out_of_scope_names_no_group_until_somebody_unfolds_it(browser, stage, t
     expect(page.get_by_text(f"{names[0]}: ").first).to_be_visible()
     assert violations(page) == []
     watched.check("scope")
+
+
+def test_a_printed_report_that_is_out_of_scope_says_where_its_scores_are(browser, tmp_path):
+    service = LightService()
+    query = service.prepare(draw(tmp_path / "p.png", 0, side=32).read_bytes(), prompt="cat")
+    scope = {"verdict": "out of scope", "reason": "It is a cat."}
+    page = browser.new_page()
+    page.set_content(opened(made(service, query, scope=scope))["report.html"].decode())
+    summary = page.locator(".guda-two .guda-out > summary")
+    for media, said in (("screen", "none"), ("print", '"The scores are in scores.csv."')):
+        page.emulate_media(media=media)
+        assert summary.is_visible() and summary.evaluate("e => getComputedStyle(e, '::after').content") == said
+    page.close()
 
 
 def test_the_expected_time_follows_the_last_answer(browser, stage):
