@@ -11,6 +11,8 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from guda_core.answers.look import RULES
+from guda_core.answers.markup import caption_html, note
 from guda_core.answers.plots import DROP, OFFSET
 from guda_core.answers.sentences import ALL_THE_SAME
 from guda_core.answers.shown import NOTHING
@@ -324,6 +326,17 @@ def test_a_printed_report_that_is_out_of_scope_says_where_its_scores_are(browser
     for media, said in (("screen", "none"), ("print", '"The scores are in scores.csv."')):
         page.emulate_media(media=media)
         assert summary.is_visible() and summary.evaluate("e => getComputedStyle(e, '::after').content") == said
+    page.close()
+
+
+def test_a_long_caption_is_bounded_on_a_screen_and_whole_on_paper(browser):
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    page.set_content(f"<style>{RULES}</style>{note(caption_html('a cat ' * 330))}")
+    heights = []
+    for media in ("screen", "print"):
+        page.emulate_media(media=media)
+        heights.append(page.locator("p").bounding_box()["height"])
+    assert heights[0] < 150 < heights[1]
     page.close()
 
 
