@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 
+APART = str.maketrans("", "", "\u2068\u2069")  # the marks of `answers.sentences.apart`, which turn nothing
+
 
 def clean(text: str) -> str:
     """The text with everything escaped that is not printable: control characters, bytes of a file's name that are no
-    text, marks that turn the direction of writing. Line breaks stay."""
-    whole = text.encode("utf-8", "backslashreplace").decode()
+    text, marks that turn the direction of writing. Line breaks stay. The marks that set a name apart are left out."""
+    whole = text.translate(APART).encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() or c == "\n" else f"\\u{ord(c):04x}" for c in whole)
 
 

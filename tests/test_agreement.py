@@ -58,6 +58,15 @@ def test_tables_show_every_row_and_where_it_comes_from(page, record, tmp_path):
     assert "| Top-1 of guda minus that of | a | b |" in page.RENDER["styles_differences"]()
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(-0.04, -0.003, "-0.04 to -0.003"), (0.0021, 0.1, "0.002 to 0.10"), (-1e-17, 0.0, "0.00 to 0.00")],
+)
+def test_an_interval_that_leaves_zero_out_does_not_read_as_if_it_touched_it(page, low, high, said):
+    assert page.value({"value": 0.02, "low": low, "high": high}) == f"0.02 ({said})"
+    assert page._close({"value": 0.02, "low": low, "high": high}) == f".02 ({said})".replace("0.", ".")
+
+
 def test_costs_and_intervals(page, tmp_path):
     rows = [
         {"method": "logo", "precompute_s": 800.0, "query_s": 2.0, "stored_bytes": 4e6, "times_cheaper": 1.0},

@@ -11,6 +11,8 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from guda_core.answers.look import RULES
+from guda_core.answers.markup import caption_html, note
 from guda_core.answers.plots import DROP, OFFSET
 from guda_core.answers.sentences import ALL_THE_SAME
 from guda_core.answers.shown import NOTHING
@@ -22,8 +24,10 @@ from guda_core.ui.inspect import CHOOSE
 from guda_core.ui.panels import FIGURES
 from tests.chromium import SLOW, Watched
 from tests.fakes import REASON, FakeService
+from tests.light import LightService, draw
 from tests.stage import Stage, staged
 from tests.test_contrast import faint_marks
+from tests.test_report import made, opened
 from tests.test_samples import same
 
 pytestmark = [
@@ -290,6 +294,10 @@ def test_out_of_scope_names_no_group_until_somebody_unfolds_it(browser, stage, t
     names = [g.name for g in service.group_set.groups.values()]
     answer = page.locator(".guda-verdict, .guda-answered, .guda-other, .guda-out").all_inner_texts()
     assert not [n for n in names if any(n in part for part in answer)]  # folded away, whoever they are
+    page.emulate_media(media="print")
+    expect(page.locator(".guda-strip:visible, .guda-out:visible")).to_have_count(0)
+    page.emulate_media(media="screen")
+    expect(page.locator(".guda-strip:visible")).not_to_have_count(0)
     page.get_by_text(ALL_THE_SAME).click()
     expect(page.locator(".guda-chart:visible")).to_have_count(1)
     page.get_by_text(FIGURES).first.click()
@@ -306,6 +314,30 @@ def test_out_of_scope_names_no_group_until_somebody_unfolds_it(browser, stage, t
     expect(page.get_by_text(f"{names[0]}: ").first).to_be_visible()
     assert violations(page) == []
     watched.check("scope")
+
+
+def test_a_printed_report_that_is_out_of_scope_says_where_its_scores_are(browser, tmp_path):
+    service = LightService()
+    query = service.prepare(draw(tmp_path / "p.png", 0, side=32).read_bytes(), prompt="cat")
+    scope = {"verdict": "out of scope", "reason": "It is a cat."}
+    page = browser.new_page()
+    page.set_content(opened(made(service, query, scope=scope))["report.html"].decode())
+    summary = page.locator(".guda-two .guda-out > summary")
+    for media, said in (("screen", "none"), ("print", '"The scores are in scores.csv."')):
+        page.emulate_media(media=media)
+        assert summary.is_visible() and summary.evaluate("e => getComputedStyle(e, '::after').content") == said
+    page.close()
+
+
+def test_a_long_caption_is_bounded_on_a_screen_and_whole_on_paper(browser):
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    page.set_content(f"<style>{RULES}</style>{note(caption_html('a cat ' * 330))}")
+    heights = []
+    for media in ("screen", "print"):
+        page.emulate_media(media=media)
+        heights.append(page.locator("p").bounding_box()["height"])
+    assert heights[0] < 150 < heights[1]
+    page.close()
 
 
 def test_the_expected_time_follows_the_last_answer(browser, stage):

@@ -149,6 +149,13 @@ def test_out_of_scope_is_no_attribution_and_folds_the_bars_away(service, query):
     assert seen.tags.count("details") == 2 and ("details", "open", "") not in seen.values
 
 
+def test_a_long_caption_is_cut_beside_the_picture_and_whole_in_the_table(service, query):
+    caption = "a cat " * 330
+    seen = of(made(service, replace(query, prompt=caption)))
+    told = re.search("Scored with the caption: [a-z .]*", seen.said)[0]
+    assert len(told) < 400 and "..." in told and caption.strip() in seen.said.split("How it was computed")[1]
+
+
 def test_strip_and_maps_are_on_it_and_it_stays_small_whatever_their_size(service, query):
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (700, 700, 3), dtype=np.uint8)

@@ -145,7 +145,10 @@ def test_both_parts_are_said_to_those_who_cannot_see_the_bar():
 def test_names_in_a_reports_picture_are_told_apart():
     names = {f"y{year}": f"Scanned sketchbook pages of the year {year}" for year in range(1990, 1993)}
     names |= {"p": f"{'a' * 30} one {'z' * 30}", "q": f"{'a' * 30} two {'z' * 30}", "g1": "水墨", "g2": "😀"}
+    long = [f"{'a-long-id-' * 6}{i}" for i in range(3)]
+    names |= {long[0]: "水", long[1]: "Emoji", long[2]: "Emoji"}
     found = figures._labels(GroupSet("x", "X", {g: Group(g, n) for g, n in names.items()}))
+    assert max(map(len, found.values())) <= figures.LONGEST + figures.LONGEST_ADDED + 3
     assert len(set(found.values())) == len(names)
     assert all(found[f"y{year}"].endswith(f"the year {year}") for year in range(1990, 1993))
     assert found["p"].endswith("(p)") and found["g1"] == "g1"

@@ -136,6 +136,15 @@ def test_in_other_units_than_nats_whoever_is_clear_of_the_second_is_clearly_firs
     assert sum(f.apart for f in found) == len(clear) and any(r["low"] < 0 for r in clear)
 
 
+def test_first_names_no_group_of_a_picture_that_is_out_of_scope(table, tmp_path):
+    asked, found = ("results", table, "--first", "--scope", "out of scope"), Results(str(table))
+    names = {r["group_name"] for r in found.rows(Asked(first=True, scope="out of scope")) if r["group_name"]}
+    said, whole = guda(*asked), guda(*asked, "--json", tmp_path / "r.json")
+    assert names and not any(n in said + whole for n in names) and "scope: out of scope" in said
+    assert all(n in (tmp_path / "r.json").read_text(encoding="utf-8") for n in names)
+    assert any(n in guda(*asked[:2], "--scope", "out of scope") for n in names)
+
+
 def test_rows_are_found_sorted_and_paged(table):
     all_rows, found = rows(table), Results(str(table))
     for asked, mine in (

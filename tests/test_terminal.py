@@ -75,6 +75,7 @@ def test_a_bar_shows_names_as_they_are(capsys):
         ("gnp.\u202eexe", "gnp.\\u202eexe"),
         (os.fsdecode(b"\xff.png"), "\\udcff.png"),
         ("two\nlines", "two\nlines"),
+        ("\u2068رسوم ١\u2069", "رسوم ١"),
         ("火箭 🚀 Ateliér", "火箭 🚀 Ateliér"),
     ],
 )

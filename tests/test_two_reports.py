@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from guda_core.cli import app
 from guda_core.errors import ReportError
-from guda_core.records import Scope
-from guda_core.reports import bundle
+from guda_core.records import GroupScore, Scope
+from guda_core.reports import bundle, restore
 from guda_core.reports.opened import Told, tell
 from guda_core.reports.read import read_report
 from guda_core.reports.restore import attributions
@@ -124,7 +124,7 @@ def test_intervals_and_what_the_first_two_say_are_compared_too(write):
     words = {g: replace(s, reason="in other words") for g, s in x.groups.items()}
     assert "Every score is the same to the last bit." in said(groups=words)
     assert any("the first two groups are" in s for s in said(separable=not x.separable))
-    ended = "GUDA (unlearning): its draws ended by no rule in the first report, by width in the second."
+    ended = "GUDA (unlearning): no rule ended its draws in the first report, the width reached in the second."
     assert ended in said(reached="width") and not any("draws ended" in s or "first two" in s for s in said())
 
 
@@ -165,6 +165,46 @@ def test_another_verdict_on_scope_is_told(write):
         told_of = f"Could the model have made it? First report: in scope. Second: {said}."
         assert told_of in compare(one, replace(a, scope=scope)).said
     assert not any("Could the model" in s for s in compare(one, one).said)
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_a_picture_that_is_out_of_scope_names_no_group_unasked(both, service, write, monkeypatch):
+    a = told(write("a.zip"))
+    names = [g.name for g in a.group_set.groups.values()]
+    x, out = a.answers["guda"], Scope("out of scope", 9.0, 3.0, "log-odds", "")
+    last = x.ranked()[-1]
+    up = replace(x, groups={**x.groups, last: GroupScore(900.0, 890.0, 910.0)})
+    pair = replace(a, scope=out), replace(a, scope=out if both else None, answers={**a.answers, "guda": up})
+    said = list(compare(*pair).said)
+    assert ("Could the model have made it? Both reports: out of scope." in said) is both
+    assert said[-2:] == [
+        "Every score by CLIP similarity is the same to the last bit.",
+        "Scores by GUDA (unlearning) differ.",
+    ]
+    unasked, _, inside = comparison(*pair).partition("<details")
+    shown = iter(pair)
+    monkeypatch.setattr(restore, "told", lambda _: next(shown))
+    done = CliRunner().invoke(app, ["compare", str(write("a.zip")), str(write("a.zip"))], env={"COLUMNS": "160"})
+    assert done.exit_code == 0 and "The scores are in --json." in done.output
+    for text in (" ".join(said), unasked, done.output):
+        assert not any(n in text for n in names)
+    assert all(n in inside for n in names) and inside.count("<table") == 2
+
+
+def test_names_from_right_to_left_are_set_apart_in_sentences_and_not_on_the_terminal(write, monkeypatch):
+    a = told(write("a.zip"))
+    first, second = a.answers["guda"].ranked()[:2]
+    groups = {**a.group_set.groups, first: replace(a.group_set.groups[first], name="رسوم ١")}
+    scores = a.answers["guda"].groups
+    turned = {**scores, first: scores[second], second: scores[first]}
+    a = replace(a, group_set=replace(a.group_set, groups=groups))
+    pair = a, replace(a, answers={**a.answers, "guda": replace(a.answers["guda"], groups=turned)})
+    assert " ".join(compare(*pair).said).count("\u2068رسوم ١\u2069") >= 2  # who is first, and who changed place
+    shown = iter(pair)
+    monkeypatch.setattr(restore, "told", lambda _: next(shown))
+    done = CliRunner().invoke(app, ["compare", str(write("a.zip")), str(write("a.zip"))], env={"COLUMNS": "160"})
+    assert "first report puts رسوم ١ first" in done.output
+    assert "\\u20" not in done.output and "\u2068" not in done.output
 
 
 def test_two_pictures_are_compared_by_ranks_alone(write):

@@ -9,6 +9,7 @@ import pytest
 from guda_core.answers import sentences
 from guda_core.answers.verdict import CLEAR, Verdict, verdict
 from guda_core.attribution import METHODS
+from guda_core.cli.attribute_command import _show_answer
 from guda_core.data.groups import load_group_set
 from guda_core.records import VERDICTS, Attribution, Group, GroupScore, GroupSet, Scope
 from guda_core.service import EFFORTS
@@ -90,7 +91,7 @@ def test_a_third_group_as_close_is_not_passed_over(third, said):
     assert ("Others may be as close." in v.plain) is said
 
 
-def test_a_name_that_is_read_from_right_to_left_moves_no_figure():
+def test_a_name_that_is_read_from_right_to_left_moves_no_figure(capsys):
     names = {"a": "Emoji", "b": "رسوم ١", "c": "ציורים (2)"}
     sets = GroupSet("x", "X", {g: Group(g, n) for g, n in names.items()})
     a = Attribution("guda", "nats", {g: GroupScore(v, v - 6, v + 6) for g, v in zip("bca", (30, 20, 10), strict=True)})
@@ -103,6 +104,8 @@ def test_a_name_that_is_read_from_right_to_left_moves_no_figure():
         apart[0]
         in sentences.compared([a, dataclasses.replace(a, method="clip")], sets, {"guda": "GUDA", "clip": "CLIP"})[0]
     )
+    _show_answer(dataclasses.replace(a, separable=False, runner_up="c"), sets, KNOWN["guda"])
+    assert f"{names['b']} and {names['c']} are not separable." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from experiments.benchmark.fair import OFFSET_ALONE
 from experiments.benchmark.result_tables import GUDA, WITH_OFFSET, is_barely, lead
 from experiments.tables import measured
-from experiments.tables.committed import UNKNOWN, Lines, read, source, table, value, written
+from experiments.tables.committed import UNKNOWN, Lines, ends, read, source, table, value, written
 from guda_core.paths import ROOT
 from guda_core.reports import figures
 from guda_core.reports.agreement_rows import is_ceiling, labelled
@@ -86,7 +86,7 @@ def _over_both(row: dict[str, Any]) -> str:
     if "p" in row:
         alone = f"{row['only_first']} against {row['only_second']}, " if "only_first" in row else ""
         said.append(f"{alone}p = {row['p']:.2g}")
-    return "; ".join([*said, *([f"artists {of['low']:z.2f} to {of['high']:z.2f}"] if of else [])])
+    return "; ".join([*said, *([f"artists {ends(of)}"] if of else [])])
 
 
 def apart(rows: Rows, kinds: dict[str, str]) -> Lines:
@@ -171,8 +171,7 @@ def short(found: Rows) -> Lines:
 
 def _close(v: dict[str, float]) -> str:
     """A value with its interval, in few characters."""
-    value, low, high = (f"{v[k]:z.2f}".replace("0.", ".", 1) for k in ("value", "low", "high"))
-    return f"{value} ({low} to {high})"
+    return value(v).replace("0.", ".")
 
 
 def summary() -> str:

@@ -23,7 +23,13 @@ def read(name: str) -> dict[str, Any] | None:
 
 
 def value(v: dict[str, float], digits: int = 2) -> str:
-    return f"{v['value']:z.{digits}f} ({v['low']:z.{digits}f} to {v['high']:z.{digits}f})"
+    return f"{v['value']:z.{digits}f} ({ends(v, digits)})"
+
+
+def ends(v: dict[str, float], digits: int = 2) -> str:
+    """The ends of an interval. One that would read as 0 has one more digit, where that tells it from 0."""
+    both = ([f"{v[k]:z.{n}f}" for n in (digits, digits + 1)] for k in ("low", "high"))
+    return " to ".join(more if float(more) and not float(text) else text for text, more in both)
 
 
 def source(record: dict[str, Any], name: str) -> str:

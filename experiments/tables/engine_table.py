@@ -7,7 +7,7 @@ from typing import Any
 
 from scipy.stats import binomtest
 
-from experiments.tables.committed import UNKNOWN, Lines, read, source, table, written
+from experiments.tables.committed import UNKNOWN, Lines, ends, read, source, table, written
 from experiments.tables.gpu_table import gpu_shares
 
 SHOWN = {  # key -> what it is, what was aimed at
@@ -47,7 +47,7 @@ def _figure(record: dict[str, Any], key: str) -> str:
         return f"{value:.3g}"
     rows = parts["coverage"][key.replace("coverage_", "rows_")]
     whole = next(r for r in rows if r["query_set"] == "all")
-    return f"{value:.3g} ({whole['held']['low']:z.2f} to {whole['held']['high']:z.2f}, {whole['queries']} pictures)"
+    return f"{value:.3g} ({ends(whole['held'])}, {whole['queries']} pictures)"
 
 
 KEPT = ("same_first", "same_two", "held")

@@ -12,7 +12,7 @@ from scipy import stats
 from experiments.benchmark.result_tables import DROP, LIVE
 from experiments.logo.trainings import FIDELITY_EVERY
 from experiments.tables import committed
-from experiments.tables.committed import UNKNOWN, Lines, read, table, value, written
+from experiments.tables.committed import UNKNOWN, Lines, ends, read, table, value, written
 from guda_core.attribution import metrics
 from guda_core.data.groups import load_group_set
 from guda_core.unlearning.adapter_files import weights_file
@@ -139,10 +139,7 @@ def offset() -> str:
     note = f"Over the groups, it and the oracle's agree with a Spearman of {alike:z.2f}."
     fitted = (read("styles") or {}).get("offset_fit") or []
     if fitted:
-        said = ", ".join(
-            f"{r['weight']:z.2f} ({r['low']:z.2f} to {r['high']:z.2f}; {r['query_set']}, {r['n']} queries)"
-            for r in fitted
-        )
+        said = ", ".join(f"{r['weight']:z.2f} ({ends(r)}; {r['query_set']}, {r['n']} queries)" for r in fitted)
         note += (
             " Least-squares weight on the tuning half, relative to the committed one, with its 95% bootstrap interval"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments.tables.committed import Lines, table, value
+from experiments.tables.committed import Lines, ends, table, value
 from guda_core.attribution.metrics import of_equal
 
 
@@ -37,9 +37,7 @@ def few(record: dict[str, Any]) -> Lines:
     yield ["pictures of a style", *(f"{m}, {s}" for m, s in columns)]
     for size in record["sizes"]:
         found = {(r["method"], r["query_set"]): r for r in record["rows"] if r["pictures"] == size}
-        cells = [
-            f"{r['right']} of {r['of']} ({r['low']:z.2f} to {r['high']:z.2f})" for r in map(found.get, columns) if r
-        ]
+        cells = [f"{r['right']} of {r['of']} ({ends(r)})" for r in map(found.get, columns) if r]
         yield [size, *cells]
     yield "In brackets: 95% intervals of the share."
 

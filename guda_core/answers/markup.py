@@ -149,10 +149,14 @@ def picture_html(pixels: np.ndarray, prompt: str) -> Html:
     return Html(f'<figure class="guda-picture">{image(pixels, alt)}</figure>')
 
 
+def caption_html(prompt: str) -> Html:
+    """Which caption a picture was scored with; a long one scrolls by itself on a screen."""
+    return Html(f'<span class="guda-caption">{safe(sentences.scored_with(prompt))}</span>')
+
+
 def notes_html(query: Query) -> Html:
     """The caption a picture is scored with, and what was done to it."""
-    caption = f"Scored with the caption: {query.prompt}" if query.prompt else "Scored without a caption."
-    return note(caption, *query.preparation)
+    return note(caption_html(query.prompt), *query.preparation)
 
 
 def scores_html(a: Attribution, group_set: GroupSet, name: str) -> Html:

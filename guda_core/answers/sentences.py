@@ -76,10 +76,18 @@ def remarks(a: Attribution) -> str:
 
 
 def called(group_set: GroupSet, group: str) -> str:
-    """A group's name as a sentence holds it: one that is read from right to left is set apart, else it would draw the
-    figures beside it to another name."""
-    name = group_set.groups[group].name
+    """A group's name as a sentence holds it."""
+    return apart(group_set.groups[group].name)
+
+
+def apart(name: str) -> str:
+    """A name that is read from right to left is set apart, else it would draw the figures beside it to another one."""
     return f"\u2068{name}\u2069" if any(bidirectional(c) in ("R", "AL") for c in name) else name
+
+
+def scored_with(prompt: str) -> str:
+    """Which caption a picture was scored with."""
+    return f"Scored with the caption: {prompt}" if prompt else "Scored without a caption."
 
 
 def short(name: str, most: int) -> str:

@@ -19,7 +19,7 @@ NOTHING_YET = "Nothing is scored yet"
 OUT_OF_SCOPE = "This model could not have made this picture: no attribution"
 OUT_PLAIN = (
     "This picture does not look like something this model made. What it would miss without a group says little then. "
-    "So the scores are folded away."
+    "So the scores are shown only on request."
 )
 NO_DROP = "its drop, measured on this picture, is not clearly above 0"
 IN_WORK = "Computing"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from guda_core.amounts import score_said
-from guda_core.cli.terminal import columned, say, show
+from guda_core.cli.terminal import columned, note, say, show
 
 if TYPE_CHECKING:
     from guda_core.reports.two_reports import Row
@@ -26,13 +26,17 @@ def compare(
     from guda_core.reports import bundle
     from guda_core.reports.read import read_report
     from guda_core.reports.restore import told
+    from guda_core.reports.two_reports import away
     from guda_core.reports.two_reports import compare as run
 
     a, b = (told(read_report(path)) for path in (first, second))
     found = run(a, b)
     for sentence in found.said:
         say(sentence)
-    for method, rows in found.methods.items():
+    out = away(a, b) is not None
+    if out:
+        note("The scores are in --json. About such a picture they say little.")
+    for method, rows in () if out else found.methods.items():
         unit = found.units.get(method, "different units")
         _table(f"{a.methods[method].name}: scores ({unit}) of the first and the second report", rows, unit)
     for method, where in found.only.items():

@@ -125,7 +125,7 @@ def _rows(found: Results, asked: Asked, csv_file: Path | None, json_file: Path |
     from guda_core.data.own.found import counted
 
     count = found.count(asked)
-    rows = [_cells(r) for r in found.rows(asked, order=asked.order, limit=SHOWN)]
+    rows = [_cells(asked.unasked(r)) for r in found.rows(asked, order=asked.order, limit=SHOWN)]
     same = {c: rows[0][c] for c in SAID_ONCE if len(rows) > 1 and len({r[c] for r in rows}) == 1}
     kept = [c for c in rows[0] if c not in same and any(r[c] != NOTHING for r in rows)] if rows else []
     table = columned(counted(count, "row"), *kept)

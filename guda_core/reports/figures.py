@@ -30,7 +30,7 @@ BAR, PALE, EDGE, LINE, GREY = "#9cc0fa", "#e7effe", "#3b82f6", "#a14f08", "#5959
 TICK = "#6d28d9"  # of the offset
 FONT = "DejaVu Sans"  # comes with matplotlib
 WIDTH, ROW, FRAME, DPI = 8.0, 0.3, 1.15, 120  # inches: of the picture; of one bar; of an axis' title and numbers
-LONGEST = 36  # characters of a name
+LONGEST, LONGEST_ADDED = 36, 12  # characters of a name, and of an id behind it
 NOTE = (
     "nats: positive = the model explains the picture worse without the group; pale = {parts} not clearly above 0.\n"
     "{tick}Scores are not shares: they do not add up to anything."
@@ -209,12 +209,13 @@ def _letters() -> frozenset[int]:
 
 
 def _labels(group_set: GroupSet) -> dict[str, str]:
-    """Group id -> its name, cut when long; its id when the font lacks one of the name's letters; with its id where
-    another one looks the same."""
+    """Group id -> its name, cut when long; its id when the font lacks one of the name's letters; where another one
+    looks the same, with its id, or its place in the set where that is long."""
     known = _letters()
     shown = {
-        g: sentences.short(group.name, LONGEST) if known.issuperset(map(ord, group.name)) else g
+        g: sentences.short(group.name if known.issuperset(map(ord, group.name)) else g, LONGEST)
         for g, group in group_set.groups.items()
     }
     often = Counter(shown.values())
-    return {g: name if often[name] == 1 else f"{name} ({g})" for g, name in shown.items()}
+    added = {g: g if len(g) <= LONGEST_ADDED else i for i, g in enumerate(shown, 1)}
+    return {g: name if often[name] == 1 else f"{name} ({added[g]})" for g, name in shown.items()}

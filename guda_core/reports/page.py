@@ -55,6 +55,7 @@ PAGE_COLOURS = {  # light, dark; the names are the app's
 SIDE, SMALL = 512, 192  # pixels of the picture on the page, and of each in a strip or a map, at most
 MOST_SHOWN = 12  # pictures of a strip, and maps, on the page; the zip holds them all
 ACROSS = 4  # methods in one table
+LONGEST = 300  # characters of the caption beside the picture; a table holds it whole
 OWN_PICTURE = "It was not asked whether the model could have made this picture: the model made it itself."
 NO_TRAINING_PICTURES = "A report holds no training pictures."
 NOT_TOLD = (
@@ -123,7 +124,7 @@ def answer_html(told: Told, pixels: np.ndarray) -> Html:
     a, record = told.main, told.record
     head = verdict_html(summary(told)) + note(*_scope(told))
     prompt = record["picture"]["prompt"]
-    said = f"Scored with the caption: {prompt}" if prompt else "Scored without a caption."
+    said = sentences.scored_with(sentences.short(prompt, LONGEST))
     left = picture_html(fitting(pixels, SIDE), prompt) + note(said, *drawing(record), *record["picture"]["preparation"])
     near = () if is_out(told.scope) else tuple(replace(n, pixels=None) for n in told.shown.near)
     left += near_html(near, told.group_set, NO_TRAINING_PICTURES)

@@ -14,13 +14,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from guda_core.answers import sentences
-from guda_core.records import Attribution, GroupScore
+from guda_core.answers.verdict import is_out
+from guda_core.records import Attribution, GroupScore, Scope
 from guda_core.reports.opened import Told
 
 ANY_MODEL = ("nats", "cosine")  # units that mean the same for every model
 DECIDING = ("picture", "caption", "model", "groups", "adapters", "likeness", "effort", "settings")
 PARTS = (*DECIDING, "names", "versions", "hardware")  # the last three do not decide scores
 CREDITS = ("name", "author", "licence")  # of a group
+ENDED = {"width": "the width reached", "draws": "the number of draws", None: "no rule"}  # what ends draws
 LEAD = {True: "told apart", False: "not told apart", None: "not compared"}
 
 
@@ -88,6 +90,11 @@ def compare(a: Told, b: Told) -> Compared:
     return Compared(tuple(said), same, methods, units, only)
 
 
+def away(a: Told, b: Told) -> Scope | None:
+    """The scope of a report whose picture is out of scope, so that no group is named unasked; None for neither."""
+    return next((told.scope for told in (a, b) if is_out(told.scope)), None)
+
+
 def same_parts(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, bool]:
     """Part of a record -> whether both say the same of it."""
     told, credits = [], _credits(a, b)
@@ -147,18 +154,20 @@ def _said(a: Told, b: Told, same: Mapping[str, bool], methods: Mapping[str, tupl
         said.append("They were computed with the same model, groups, adapters and settings.")
     if not same["names"]:
         x, y = _credits(a.record, b.record)
-        others = ", ".join(a.group_set.groups[g].name for g in x if x[g] != y[g])
+        others = ", ".join(sentences.called(a.group_set, g) for g in x if x[g] != y[g])
         said.append(f"Not with the same name, author or licence: {others}.")
     scopes = [told.scope.verdict if told.scope else "not assessed" for told in (a, b)]
     if scopes[0] != scopes[1]:
         said.append(f"Could the model have made it? First report: {scopes[0]}. Second: {scopes[1]}.")
     elif same["picture"] and a.record["scope"] != b.record["scope"]:
         said.append(f"Could the model have made it? Both reports: {scopes[0]}, but with other numbers, words or rules.")
+    elif scopes[0] == "out of scope":
+        said.append("Could the model have made it? Both reports: out of scope.")
     if not methods:
         return [*said, "No method is in both reports."]
     (method, found), *others = methods.items()
-    name = a.methods[method].name
-    said += _firsts(found, name, a, b)
+    name, out = a.methods[method].name, away(a, b) is not None
+    said += [] if out else _firsts(found, name, a, b)
     if not same["picture"]:
         return said
     for m in methods:
@@ -167,11 +176,14 @@ def _said(a: Told, b: Told, same: Mapping[str, bool], methods: Mapping[str, tupl
             ways = f"{LEAD[x.separable]} in the first report, {LEAD[y.separable]} in the second"
             said.append(f"{a.methods[m].name}: the first two groups are {ways}.")
         if x.reached != y.reached:
-            ways = f"{x.reached or 'no rule'} in the first report, by {y.reached or 'no rule'} in the second"
-            said.append(f"{a.methods[m].name}: its draws ended by {ways}.")
+            ways = f"{ENDED[x.reached]} ended its draws in the first report, {ENDED[y.reached]} in the second"
+            said.append(f"{a.methods[m].name}: {ways}.")
     if a.answers.keys() == b.answers.keys() and all(map(_equal, methods.values())):
         return [*said, "Every score is the same to the last bit."]
-    said += _scores(found, name, a.answers[method].unit)
+    if out:
+        others = list(methods.items())
+    else:
+        said += _scores(found, name, a.answers[method].unit)
     if equal := [a.methods[m].name for m, rows in others if _equal(rows)]:
         said.append(f"Every score by {', '.join(equal)} is the same to the last bit.")
     if near := [a.methods[m].name for m, rows in others if not _differing(rows) and _otherwise_wide(rows)]:
@@ -199,7 +211,7 @@ def _differing(found: tuple[Row, ...]) -> bool:
 def _firsts(found: tuple[Row, ...], name: str, a: Told, b: Told) -> list[str]:
     places = [{r.rank_a: r.group for r in found}, {r.rank_b: r.group for r in found}]
     ids = [p.get(1) for p in places]
-    firsts = [told.group_set.groups[g].name if g else "no group" for told, g in zip((a, b), ids, strict=True)]
+    firsts = [sentences.called(told.group_set, g) if g else "no group" for told, g in zip((a, b), ids, strict=True)]
     if ids[0] == ids[1]:
         known = "" if firsts[0] == firsts[1] else f", which the second report calls {firsts[1]}"
         said = [f"{name}: both put {firsts[0]} first{known}."]
@@ -208,7 +220,7 @@ def _firsts(found: tuple[Row, ...], name: str, a: Told, b: Told) -> list[str]:
     moved = [r for r in found if r.rank_a != r.rank_b]
     if not moved:
         return [*said, "No group changed place."]
-    places = ", ".join(f"{r.name} ({_place(r.rank_a)} to {_place(r.rank_b)})" for r in moved)
+    places = ", ".join(f"{sentences.apart(r.name)} ({_place(r.rank_a)} to {_place(r.rank_b)})" for r in moved)
     return [*said, f"Changed place: {places}."]
 
 
@@ -226,7 +238,7 @@ def _scores(found: tuple[Row, ...], name: str, unit: str) -> list[str]:
         wide = ", but intervals differ" if _otherwise_wide(found) else ""
         return [f"{name}: every score{both} is the same to the last bit{wide}."]
     clear = [
-        f"{r.name} ({sentences.score(s, unit)}, {sentences.interval(s, unit) or 'exactly'})"
+        f"{sentences.apart(r.name)} ({sentences.score(s, unit)}, {sentences.interval(s, unit) or 'exactly'})"
         for r in told
         if r.clear and (s := GroupScore(r.difference, r.low, r.high)).low is not None
     ]

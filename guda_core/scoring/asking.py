@@ -33,6 +33,7 @@ ORDERS = {  # name -> how rows are sorted
     "lowest score": "score ASC NULLS LAST, picture, method, rank",
     "picture": "picture, method, rank NULLS LAST, group_id",
 }
+UNNAMED = {"rank": None, "group_name": None, "score": None, "low": None, "high": None}
 LATE_S, LOOK_S = 60.0, 2.0
 SEEN_LATE = "This disk shows the others late. `guda results FOLDER --page PAGE` writes the summary again."
 FIRST = (
@@ -56,6 +57,10 @@ class Asked:
     picture: str = ""
     text: str = ""
     first: bool = False
+
+    def unasked(self, row: Row) -> Row:
+        """The row as people are shown it: the first group of a picture that is out of scope is not named."""
+        return {**row, **UNNAMED} if self.first and row["scope"] == "out of scope" else row
 
     @property
     def order(self) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from guda_core import paths
 from guda_core.answers import plots
 from guda_core.answers.markup import Html, code, folded, heading, note, safe, table, text
+from guda_core.answers.sentences import called
 from guda_core.paths import BENCHMARKS, SHIPPED_RUN
 from guda_core.records import MethodInfo
 from guda_core.reports.agreement_rows import is_ceiling, labelled, training_seconds
@@ -149,7 +150,9 @@ def _own(service: Service, methods: Mapping[str, MethodInfo]) -> Html:
     found |= {k: found.get(f"{k}_report") or found.get(k) or [] for k in ("rows", "rows_ceiling")}
     said, of, known = [HALF] if found.get("rows_report") else [], found.get("groups", ()), service.group_set.groups
     if len(of) < len(known):
-        said.append(f"Compared on these groups alone: {', '.join(known[g].name for g in of if g in known)}.")
+        said.append(
+            f"Compared on these groups alone: {', '.join(called(service.group_set, g) for g in of if g in known)}."
+        )
     title = "Agreement with retraining"
     return Html(
         _first(found, methods)

@@ -28,10 +28,10 @@ NO_ORACLE = (
     "which method is right about this picture."
 )
 BESIDE = (
-    "The other methods try to predict the oracle. The oracle is itself only one training. Here methods that draw noise "
-    "saw the same noise as the oracle, so they may agree a little more than elsewhere. Each method is compared on the "
-    "groups that it and the oracle score. Rank correlation: 1 is the same order of them, 0 is no relation, -1 is the "
-    "reverse order."
+    "The other methods try to predict the oracle. The oracle is itself only one training. Methods that draw noise saw "
+    "the same noise here, so they may agree with it a little more than if it had noise of its own. Each method is "
+    "compared on the groups that it and the oracle score. Rank correlation: 1 is the same order of them, 0 is no "
+    "relation, -1 is the reverse order."
 )
 OVER_MANY = "The Benchmarks tab says how often each method agrees with the oracle over many pictures."
 

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from guda_core.answers import sentences
-from guda_core.answers.markup import Html, code, folded, heading, note, says_html, status_html, table, text
+from guda_core.answers.markup import Html, code, folded, heading, note, says_html, status_html, table, text, unasked
 from guda_core.errors import ReportError
 from guda_core.records import GroupScore, MethodInfo
 from guda_core.reports.findings import AROUND, SCOPE, Verdict, differences
@@ -21,7 +21,7 @@ from guda_core.reports.read import read_report
 from guda_core.reports.replay import replay
 from guda_core.reports.restore import attributions, pixels
 from guda_core.reports.restore import shown as restored
-from guda_core.reports.two_reports import compare
+from guda_core.reports.two_reports import away, compare
 from guda_core.service import Service
 from guda_core.ui import words
 from guda_core.ui.answer import Answer
@@ -101,7 +101,7 @@ def _bounded(shown: str) -> Html:
 def comparison(a: Told, b: Told) -> Html:
     """How two reports differ: sentences, and a table for each method that both have."""
     found = compare(a, b)
-    parts: list[str] = [heading("The two reports compared"), text(*found.said)]
+    tables = ""
     for m, rows in found.methods.items():
         unit, name = found.units.get(m, ""), a.methods[m].name
         cells = [
@@ -113,8 +113,9 @@ def comparison(a: Told, b: Told) -> Html:
         head = ("Group", "Rank: first", "second", f"Score ({unit or 'two units'}): first", "second", "Difference",
                 "95% interval")  # fmt: skip
         body = table(f"Both reports by {name}", head, cells, numbers=".nnnnnn")
-        parts.append(folded(name, body, open_=m == next(iter(found.methods))))
-    return _bounded("".join(parts))
+        tables += folded(name, body, open_=m == next(iter(found.methods)))
+    said = heading("The two reports compared") + text(*found.said)
+    return _bounded(said + (unasked(Html(tables), away(a, b)) if tables else ""))
 
 
 def _score(value: float | None, unit: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import gradio as gr
 
 from guda_core.answers import sentences
-from guda_core.answers.markup import Html, banner, code, folded, heading, note, safe, table, text
+from guda_core.answers.markup import Html, banner, caption_html, code, folded, heading, note, safe, table, text
 from guda_core.answers.plots import bars
 from guda_core.answers.verdict import lead_said
 from guda_core.records import VERDICTS, Attribution, Group, GroupScore, GroupSet
@@ -32,8 +32,7 @@ VARIABLE = "GUDA_RESULTS"
 TAB = "Results"
 ROWS = 50  # of a page
 ANY = "all"
-HEAD = ("Picture", "Method", "Scope", "Rank", "Group", "Score", "95% interval", "Status")
-UNNAMED = {"rank": None, "group_name": None, "score": None, "low": None, "high": None}  # first groups out of scope
+HEAD = ("Picture", "Method", "Rank", "Group", "Score", "95% interval", "Scope", "Status")
 NO_PICTURE = "Choose a picture of this page, or type its name."
 WINDOWS = os.name == "nt"
 READ_IN_QUOTES = re.compile(r'["$`%\x00-\x1f\u201c-\u201e]|\\$')  # by cmd, PowerShell or C's rules for arguments
@@ -129,8 +128,8 @@ def page(results: Results, asked: Asked, order: str, start: int) -> tuple[int, H
         rows = results.rows(asked, order=order, limit=ROWS, start=start)
         by = str(results.made_from().get("model", {}).get("name", "?"))  # the table may have been made anew
     where = f"Rows {start + 1:,} to {start + len(rows):,} of {count:,}, scored by {by}." if rows else "No rows."
-    cells = [_cells({**r, **UNNAMED} if asked.first and r["scope"] == "out of scope" else r) for r in rows]
-    shown = table("Rows of the table of scores", HEAD, cells, numbers="...n.nn", css="guda-told") if rows else Html("")
+    cells = [_cells(asked.unasked(r)) for r in rows]
+    shown = table("Rows of the table of scores", HEAD, cells, numbers="..n.nn", css="guda-told") if rows else Html("")
     return start, note(where), shown, _names(rows), count
 
 
@@ -141,10 +140,12 @@ def _names(rows: Sequence[Row]) -> list[str]:
 def _cells(r: Row) -> list[object]:
     ok = r["score"] is not None
     s = GroupScore(r["score"], r["low"], r["high"])
+    group = r["group_name"] or (r["scope"] if r["scope"] == "out of scope" else "-")
     told = r["status"] if not r["reason"] else f"{r['status']}: {r['reason']}"
     return [
-        r["picture"], r["method"] or "-", r["scope"] or "-", r["rank"] or "-", r["group_name"] or "-",
-        f"{sentences.score(s, r['unit'])} {r['unit']}" if ok else "-", sentences.interval(s, r["unit"]) or "-", told,
+        r["picture"], r["method"] or "-", r["rank"] or "-", group,
+        f"{sentences.score(s, r['unit'])} {r['unit']}" if ok else "-", sentences.interval(s, r["unit"]) or "-",
+        r["scope"] or "-", told,
     ]  # fmt: skip
 
 
@@ -158,8 +159,7 @@ def opened(results: Results, picture: str) -> Html:
         return note(f"There is no picture '{picture}' in these results." if picture else NO_PICTURE)
     first = rows[0]
     scope = VERDICTS.get(first["scope"], "")
-    caption = f"Scored with the caption: {first['prompt']}" if first["prompt"] else "Scored without a caption."
-    head = heading(first["picture"]) + text(caption, scope)
+    head = heading(first["picture"]) + text(caption_html(first["prompt"]), scope)
     if first["method"] is None:
         return Html(head + text(f"No scores. {first['reason']}"))
     found = {r["method"] for r in rows}

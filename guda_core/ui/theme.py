@@ -20,7 +20,8 @@ CSS = (  # a rule for each part: of several selectors, gradio takes the first on
 PRINT = (  # in the head, where the container can be named
     ".gradio-container { overflow: visible !important; }"  # else the end of a long page is cut off
     " .guda-table thead { display: table-row-group; }"  # a head on every page would cut rows off
-    " .guda-out:not([open]) { display: none; }"
+    " .guda-out:not([open]), .gradio-container:has(.guda-answered .guda-out:not([open])) .guda-strip:not([open])"
+    " { display: none; }"
 )
 _SCRIPT = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
 HEAD = f'<style media="print">{PRINT}</style><script>{_SCRIPT}</script>'
