@@ -42,7 +42,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png_16(rows: np.ndarray, colour: int, extra: bytes = b"") -> bytes:
-    """A 16-bit PNG. rows: (H, W) grey (colour 0) or (H, W, 3) RGB (colour 2)."""
+    """A 16-bit PNG. rows: (H, W) grey (colour 0), (H, W, 3) RGB (2), (H, W, 2) grey and opacity (4), or RGBA (6)."""
     head = struct.pack(">IIBBBBB", rows.shape[1], rows.shape[0], 16, colour, 0, 0, 0)
     body = b"".join(b"\0" + row.astype(">u2").tobytes() for row in rows)
     return (
