@@ -176,6 +176,17 @@ def test_a_picture_that_the_rule_cannot_judge_is_kept_until_it_can(folder, tmp_p
     assert [kept(scope) for scope in (unable, unable, able, able)] == [0, 3, 0, 3]
 
 
+def test_a_verdict_on_scope_that_cannot_be_made_takes_no_score_away(folder, tmp_path, monkeypatch):
+    def broken(query):
+        raise RuntimeError("no kernel image")
+
+    service = LightService()
+    monkeypatch.setattr(service, "scope", broken)
+    found = run(folder, tmp_path / "out", service=service)
+    assert (found.finished, found.refused) == (3, {}) and {r["method"] for r in table(tmp_path / "out")} >= {"guda"}
+    assert read_report(next((tmp_path / "out" / "reports").glob("a.png-*"))).record["scope"] is None
+
+
 def test_a_report_made_with_other_features_or_another_oracle_is_made_again():
     das, logo, guda = {"sha256": "f"}, {"adapters": {"noto": "r"}}, {"adapters": {"noto": "a"}}
     used = {"das": {**das, "parts": []}, "logo": logo, "combined": {"parts": {"guda": guda, "das": das}}}

@@ -32,7 +32,7 @@ from guda_core.reports import bundle
 from guda_core.reports.bundle import COLUMNS, SCORES
 from guda_core.reports.read import read_report
 from guda_core.reports.record import circumstances, context, limits
-from guda_core.service import Service, check_methods, default_methods, find_effort
+from guda_core.service import Service, check_methods, default_methods, find_effort, scope_or_why
 from guda_core.versions import today
 
 log = logging.getLogger(__name__)
@@ -250,7 +250,7 @@ class Batch:
             try:
                 query = self.service.prepare(read_file(path), prompt=self.prompts.get(name, self.config.prompt))
                 wanted = self._context(query)
-                judge = partial(self.service.scope, query)
+                judge = partial(scope_or_why, self.service, query)
                 record = _kept(report_path(self.out, name), wanted, self.provenance, judge)
                 if record is not None:
                     state, kept = "kept", kept + 1
@@ -290,7 +290,7 @@ class Batch:
             self.service.group_set,
             provenance=self.provenance,
             settings=self.settings,
-            scope=self.service.scope(query).plain(),
+            scope=scope_or_why(self.service, query).plain(),
         )
         bundle.write(path, made)
 
