@@ -20,7 +20,7 @@ from guda_core.errors import OptionError, ReportError, ScoreError
 from guda_core.records import GroupScore, Scope
 from guda_core.reports import batch, bundle
 from guda_core.reports import record as report
-from guda_core.reports.batch import Batch, BatchConfig, Progress, Summary, pictures, report_path
+from guda_core.reports.batch import Batch, BatchConfig, Progress, Summary, pictures, read_prompts, report_path
 from guda_core.reports.read import read_report
 from guda_core.scoring.listing import Listing
 from tests.light import LightService, draw
@@ -285,6 +285,8 @@ def test_prompts_come_from_the_csv(folder, tmp_path):
         "a.png": "cat, flat colours", "b.png": "", "c.png": ""
     }  # fmt: skip
     assert told["prompts_sha256"] == hashlib.sha256(prompts.read_bytes()).hexdigest()
+    prompts.write_text('sep=;\nfile;prompt\na.png;"two\nlines; of it"\n\nb.png;x\n')
+    assert read_prompts(prompts, [folder / "a.png", folder / "b.png"]) == {"a.png": "two\nlines; of it", "b.png": "x"}
     prompts.write_text("file,prompt\na.png," + "x" * 2400 + "\n")
     summary = run(folder, tmp_path / "out", BatchConfig("quick", ("clip",), prompts))
     assert summary.finished == 2 and "this one has 2400" in summary.refused["a.png"]
@@ -304,7 +306,12 @@ def test_prompts_come_from_the_csv(folder, tmp_path):
         (b"file,prompt\na.png,x\na.png,y\n", "line 3: 'a.png' is named twice"),
         (b"file,prompt\na.png\n", "line 2: a file and a prompt are needed"),
         (b"file,prompt\n\xff\xfe\n", "no CSV in UTF-8"),
-        (b'file,prompt\na.png,"x\n', "no CSV in UTF-8"),
+        (b'file,prompt\na.png,"x\n', r"p\.csv, line 2 is not readable as CSV: unexpected end"),
+        (b'sep=;\r\nfile;prompt\r\na.png;"x" y\r\n', r"p\.csv, line 3 is not readable as CSV: ';' expected"),
+        (
+            b"sep=;\nfile;prompt\na.png;x;y\n",
+            "line 3 has more columns than the first line. Put a prompt that holds ';'",
+        ),
         (None, "cannot be read"),
     ],
 )
