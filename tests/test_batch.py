@@ -289,7 +289,7 @@ def test_prompts_come_from_the_csv(folder, tmp_path):
     assert read_prompts(prompts, [folder / "a.png", folder / "b.png"]) == {"a.png": "two\nlines; of it", "b.png": "x"}
     prompts.write_text("file,prompt\na.png," + "x" * 2400 + "\n")
     summary = run(folder, tmp_path / "out", BatchConfig("quick", ("clip",), prompts))
-    assert summary.finished == 2 and "this one has 2400" in summary.refused["a.png"]
+    assert summary.finished == 2 and "this one has 2,400" in summary.refused["a.png"]
 
 
 @pytest.mark.parametrize(
