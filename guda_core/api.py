@@ -395,8 +395,9 @@ def attribute(
         log.warning("%s", said)
     _warn_once(service, provenance.said_of(asked))
     beside = Beside(lambda said: log.warning("%s", said))
-    strips = {m: beside.made(partial(service.strip, query, m), None, NO_STRIP) for m in able if pictures}
-    places = {m: beside.made(partial(service.place_maps, query, m), {}, NO_MAPS) for m in able if maps}
+    name = {m: service.methods()[m].name if len(able) > 1 else "" for m in able}
+    strips = {m: beside.made(partial(service.strip, query, m), None, NO_STRIP, name[m]) for m in able if pictures}
+    places = {m: beside.made(partial(service.place_maps, query, m), {}, NO_MAPS, name[m]) for m in able if maps}
     near = beside.made(lambda: service.nearest(query), (), NO_NEAR) if nearest else ()
     return Answer(
         found, scope, query, service.group_set, settings, provenance,

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from guda_core import paths
-from guda_core.data.decoding import ORIENTATION, grey_16
+from guda_core.data.decoding import ORIENTATION, grey_16, load
 from guda_core.data.images import FromMemory, read_file
 from guda_core.errors import ImageError, ModelError, OptionError, UnreadError
 
@@ -133,7 +133,7 @@ def picture_bytes(picture: Picture) -> bytes:
         )
     out = io.BytesIO()
     try:
-        picture.load()  # which turns a TIFF upright, and its EXIF then says so
+        load(picture, _not_loaded(picture))  # which turns a TIFF upright, and its EXIF then says so
         if picture.mode in ("F", "I"):
             _check_range(picture)
         clear = picture.convert(mode) if (mode := SEE_THROUGH.get(picture.mode)) else picture
@@ -176,6 +176,19 @@ def original_bytes(given: Place | bytes | None) -> bytes | None:
     if not paths.is_file(path):
         raise UnreadError(f"original: there is no file {path.absolute()}.")
     return read_file(path)
+
+
+def _not_loaded(picture: Image.Image) -> bytes:
+    """The file of a PNG with a see-through colour, whose pixels were not loaded yet; b"" of any other."""
+    if not isinstance(picture, PngImageFile) or not picture.tile or picture.fp is None or picture.tell():
+        return b""
+    if "transparency" not in picture.info:
+        return b""
+    at = picture.fp.tell()
+    picture.fp.seek(0)
+    data = picture.fp.read()
+    picture.fp.seek(at)
+    return data
 
 
 def _curve(picture: Image.Image) -> PngInfo:

@@ -154,20 +154,32 @@ class Service(Protocol):
 
 @dataclass
 class Beside:
-    """Makes what stands beside the scores. Where that fails they stay. tell: hears why. missing: all that was told."""
+    """Makes what stands beside the scores. Where that fails they stay. tell: hears why."""
 
     tell: Callable[[str], object]
-    missing: str = ""
+    failed: dict[str, dict[str, list[str]]] = field(default_factory=dict)  # why -> what -> of which methods
 
-    def made(self, make: Callable[[], T], otherwise: T, what: str) -> T:
-        """What `make` gives, else `otherwise`. what: is said before the reason."""
+    def made(self, make: Callable[[], T], otherwise: T, what: str, method: str = "") -> T:
+        """What `make` gives, else `otherwise`. what: is said before the reason. method: its name, where others make the
+        same."""
         try:
             return make()
         except Exception as e:
-            said = f"{what} {why(e)}"
-        self.missing = f"{self.missing} {said}".strip()
-        self.tell(said)
+            reason = why(e)
+        of = [method] if method else []
+        self.failed.setdefault(reason, {}).setdefault(what, []).extend(of)
+        self.tell(f"{_whose(what, of)} {reason}")
         return otherwise
+
+    @property
+    def missing(self) -> str:
+        """All that was told, no sentence twice."""
+        found = ([*(_whose(*each) for each in whats.items()), reason] for reason, whats in self.failed.items())
+        return " ".join(said for sentences in found for said in sentences)
+
+
+def _whose(what: str, methods: Sequence[str]) -> str:
+    return f"{what.removesuffix('.')} ({', '.join(methods)})." if methods else what
 
 
 def scope_or_why(service: Service, query: Query) -> Scope:

@@ -123,7 +123,6 @@ class ZeroGpu:
         self._took: dict[tuple[tuple[str, ...], str], float] = {}
         self._pace: Pace | None = getattr(service, "pace", None)  # of services with a model
         self._timed_s: float | None = None
-        service.provenance()  # what it says of whole networks asks for the weights, which are not here later
 
         def generate(options: dict[str, Any]) -> Iterator[Step | Query]:
             yield from service.generate(**options)

@@ -31,7 +31,7 @@ from guda_core.errors import GudaError, ImageError, ModelError, OptionError, Rep
 from guda_core.picture_records import Drawing
 from guda_core.records import VERDICTS, Attribution, GroupScore, Scope
 from guda_core.reports.read import read_report
-from guda_core.service import EFFORTS, NO_MAPS, NO_NEAR, NO_STRIP
+from guda_core.service import EFFORTS, NO_MAPS, NO_NEAR, NO_STRIP, Beside
 from guda_core.unlearning.forget import config_of
 from tests.light import draw
 from tests.test_colour import profile
@@ -654,10 +654,25 @@ def test_what_fails_beside_the_scores_leaves_them(tiny, tmp_path, monkeypatch, c
         answer.best and answer.scope.verdict == "not assessed" and answer.scope.reason == "The drawing is not finite."
     )
     assert (answer.pictures, answer.maps, answer.nearest) == ({}, {}, ()) and answer.limits[-1] == answer.missing
-    for said in (NO_STRIP, NO_MAPS, NO_NEAR):
-        assert f"{said} The drawing is not finite." in answer.missing and said in caplog.text
+    assert answer.missing == f"{NO_STRIP} {NO_MAPS} {NO_NEAR} The drawing is not finite."
+    assert all(f"{said} The drawing is not finite." in caplog.text for said in (NO_STRIP, NO_MAPS, NO_NEAR))
     absent = read_report(answer.report(tmp_path / "r.zip")).record["absent"]
     assert absent["pictures/without"] == absent["pictures/where"] == answer.missing
+
+
+def test_what_fails_of_several_methods_is_said_once_with_their_names():
+    def fails():
+        raise ModelError("The drawing is not finite.")
+
+    said: list[str] = []
+    beside = Beside(said.append)
+    for name in ("GUDA", "LOGO"):
+        beside.made(fails, None, NO_STRIP, name)
+    assert beside.made(fails, 0, NO_MAPS, "LOGO") == 0 and beside.made(lambda: 1, 0, NO_MAPS, "GUDA") == 1
+    assert said[1] == "The drawings without a group are missing (LOGO). The drawing is not finite."
+    assert beside.missing == (
+        "The drawings without a group are missing (GUDA, LOGO). The maps are missing (LOGO). The drawing is not finite."
+    )
 
 
 def test_pictures_and_maps_come_with_the_answer_and_go_into_the_report(tiny, tmp_path):

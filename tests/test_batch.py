@@ -20,7 +20,7 @@ from guda_core.errors import OptionError, ReportError, ScoreError
 from guda_core.records import GroupScore, Scope
 from guda_core.reports import batch, bundle
 from guda_core.reports import record as report
-from guda_core.reports.batch import Batch, BatchConfig, Progress, Summary, pictures, report_path
+from guda_core.reports.batch import Batch, BatchConfig, Progress, Summary, pictures, read_prompts, report_path
 from guda_core.reports.read import read_report
 from guda_core.scoring.listing import Listing
 from tests.light import LightService, draw
@@ -176,6 +176,17 @@ def test_a_picture_that_the_rule_cannot_judge_is_kept_until_it_can(folder, tmp_p
     assert [kept(scope) for scope in (unable, unable, able, able)] == [0, 3, 0, 3]
 
 
+def test_a_verdict_on_scope_that_cannot_be_made_takes_no_score_away(folder, tmp_path, monkeypatch):
+    def broken(query):
+        raise RuntimeError("no kernel image")
+
+    service = LightService()
+    monkeypatch.setattr(service, "scope", broken)
+    found = run(folder, tmp_path / "out", service=service)
+    assert (found.finished, found.refused) == (3, {}) and {r["method"] for r in table(tmp_path / "out")} >= {"guda"}
+    assert read_report(next((tmp_path / "out" / "reports").glob("a.png-*"))).record["scope"] is None
+
+
 def test_a_report_made_with_other_features_or_another_oracle_is_made_again():
     das, logo, guda = {"sha256": "f"}, {"adapters": {"noto": "r"}}, {"adapters": {"noto": "a"}}
     used = {"das": {**das, "parts": []}, "logo": logo, "combined": {"parts": {"guda": guda, "das": das}}}
@@ -274,9 +285,11 @@ def test_prompts_come_from_the_csv(folder, tmp_path):
         "a.png": "cat, flat colours", "b.png": "", "c.png": ""
     }  # fmt: skip
     assert told["prompts_sha256"] == hashlib.sha256(prompts.read_bytes()).hexdigest()
+    prompts.write_text('sep=;\nfile;prompt\na.png;"two\nlines; of it"\n\nb.png;x\n')
+    assert read_prompts(prompts, [folder / "a.png", folder / "b.png"]) == {"a.png": "two\nlines; of it", "b.png": "x"}
     prompts.write_text("file,prompt\na.png," + "x" * 2400 + "\n")
     summary = run(folder, tmp_path / "out", BatchConfig("quick", ("clip",), prompts))
-    assert summary.finished == 2 and "this one has 2400" in summary.refused["a.png"]
+    assert summary.finished == 2 and "this one has 2,400" in summary.refused["a.png"]
 
 
 @pytest.mark.parametrize(
@@ -293,7 +306,12 @@ def test_prompts_come_from_the_csv(folder, tmp_path):
         (b"file,prompt\na.png,x\na.png,y\n", "line 3: 'a.png' is named twice"),
         (b"file,prompt\na.png\n", "line 2: a file and a prompt are needed"),
         (b"file,prompt\n\xff\xfe\n", "no CSV in UTF-8"),
-        (b'file,prompt\na.png,"x\n', "no CSV in UTF-8"),
+        (b'file,prompt\na.png,"x\n', r"p\.csv, line 2 is not readable as CSV: unexpected end"),
+        (b'sep=;\r\nfile;prompt\r\na.png;"x" y\r\n', r"p\.csv, line 3 is not readable as CSV: ';' expected"),
+        (
+            b"sep=;\nfile;prompt\na.png;x;y\n",
+            "line 3 has more columns than the first line. Put a prompt that holds ';'",
+        ),
         (None, "cannot be read"),
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from guda_core.data.colour import PRIMARIES, SRGB, _to_xyz, from_srgb, from_video, matrix_of, to_srgb
+from guda_core.data.containers import MOST_PARTS
 from guda_core.data.images import read_picture
 from guda_core.data.metadata import coded_colours
 from guda_core.errors import ImageError
@@ -165,13 +166,19 @@ def test_gamma_alone_brightens_as_browsers_do():
 
 
 @pytest.mark.parametrize("said", [gama(1.0) + chrm((*SRGB[:3], (0.3457, 0.3585))), chunk(b"cICP", bytes([1, 8, 0, 1]))])
-@pytest.mark.parametrize("colour", [0, 2])
+@pytest.mark.parametrize("colour", [0, 2, 4, 6])
 def test_16_bits_of_linear_light_keep_their_dark_steps(said, colour):
     values = np.linspace(0, 3000, SIZE * SIZE).astype(np.uint16).reshape(SIZE, SIZE)
-    rows = values if colour == 0 else np.stack([values] * 3, axis=2)
-    done = read(png_16(rows, colour, said))
+    parts = [values] * (3 if colour & 2 else 1) + [np.full_like(values, 65535)] * (colour > 2)
+    done = read(png_16(np.stack(parts, axis=2), colour, said))
     assert near(done.pixels, np.round(to_srgb(values / 65535) * 255).astype(int)[:, :, None], 0)
     assert "scaled to 8 bits" in done.preparation[0] and "converted" in done.preparation[1]
+
+
+def test_a_crowded_png_is_decoded_in_a_process_of_its_own_alone(monkeypatch):
+    monkeypatch.setattr(Image, "open", lambda *a, **k: pytest.fail("it is decoded here"))
+    done = read(png_16(np.full((SIZE, SIZE), 3000), 0, gama(1.0) + MOST_PARTS * chunk(b"prVt", b"")))
+    assert done.preparation[-1] == "Its brightness was converted as its gAMA chunk says."
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_broken_exif_is_ignored(block, kind, app):
 @pytest.mark.parametrize(
     ("prompt", "sentence"),
     [
-        ("a" * (MAX_PROMPT + 1), f"{MAX_PROMPT} characters at most; this one has {MAX_PROMPT + 1}"),
+        ("a" * (MAX_PROMPT + 1), f"{MAX_PROMPT:,} characters at most; this one has {MAX_PROMPT + 1:,}"),
         ("a\0b", "control character U+0000"),
         ("a\x07b", "control character U+0007"),
         ("a\x1b[31mb", "control character U+001B"),

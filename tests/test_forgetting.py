@@ -184,6 +184,7 @@ def test_what_a_whole_network_loses_by_rounding_is_said_and_not_looked_for_in_it
     for _ in job.unlearn("noto", config_of(steps=4, batch=4, whole=True)):
         pass
     assert Guda(job.model, GROUPS, job.folder).rounded == {}
+    assert adapters.read_meta(job.folder / "noto")["kept"] == pytest.approx(1, abs=0.01)
     sha256 = adapters.read_meta(job.folder / "noto")["sha256"]
     health_file = {"adapter_sha256": sha256, "dtype": "bfloat16"}
     (job.folder / "noto" / "health.json").write_text(json.dumps(health_file))
@@ -191,11 +192,12 @@ def test_what_a_whole_network_loses_by_rounding_is_said_and_not_looked_for_in_it
     monkeypatch.setattr(job, "load", lambda group: loaded.append(group) or real(group))
     assert health.Health(job).unmeasured(["noto"]) == []
     assert loaded == ["noto"]  # whether it fits; it is not read again for what only a LoRA can be
-    monkeypatch.setattr(switching.Switching, "share_kept", lambda self, adapter: 0.276)
-    said = (
-        "the models without each group keep only a part of what was changed (as little as 28%), so their scores are too"
-    )
-    assert said in Guda(job.model, GROUPS, job.folder).caveat()
+    for share, left in ((0.276, "28%"), (1e-9, "almost nothing")):
+        adapter_files.note(job.folder / "noto", {"kept": share})
+        said = f"from the models without each group (down to {left} is left), so their scores are too near to 0."
+        assert said in Guda(job.model, GROUPS, job.folder).caveat()
+    adapter_files.note(job.folder / "noto", {"dtype": "bfloat16"})  # made in another type than it runs in now
+    assert not Guda(job.model, GROUPS, job.folder).rounded
 
 
 def test_health_is_measured_once_an_adapter(job):

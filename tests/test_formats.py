@@ -98,6 +98,9 @@ def test_tiffs_of_16_bits_show_what_they_hold(order, apart, big):
     """Pillow reads uncompressed planes of 16 bits as planes of 8: as noise."""
     found = raw(deep_tiff(RAMP, order, apart=apart, big=big), UPLOADS)
     assert (np.asarray(found.image) == RAMP >> 8).all() and found.notes == ["16-bit values were scaled to 8 bits."]
+    if not big:
+        in_memory = Image.open(io.BytesIO(deep_tiff(RAMP, order, apart=apart)))
+        assert (read(picture_bytes(in_memory)).pixels == RAMP >> 8).all()
     four = np.concatenate([RAMP, RAMP[:, :, :1]], 2)
     assert (np.asarray(raw(deep_tiff(four, order, apart=apart, big=big), UPLOADS).image) == four >> 8).all()
 
@@ -198,6 +201,9 @@ def test_truncated_and_scribbled_files_give_a_picture_or_a_sentence(kind):
 def test_what_is_too_large_or_no_picture_is_refused(data, said):
     with pytest.raises(ImageError, match=said):
         read(data)
+    if said == "a camera's raw file":
+        with pytest.raises(ImageError, match=said):
+            picture_bytes(Image.open(io.BytesIO(data)))
 
 
 def test_heic_without_its_package_is_one_sentence(monkeypatch):

@@ -17,6 +17,7 @@ from PIL import Image
 
 from guda_core.data.images import hash_pixels, read_file, read_picture
 from guda_core.errors import ImageError
+from guda_core.given import picture_bytes
 
 SIZE = 64
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -42,7 +43,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png_16(rows: np.ndarray, colour: int, extra: bytes = b"") -> bytes:
-    """A 16-bit PNG. rows: (H, W) grey (colour 0) or (H, W, 3) RGB (colour 2)."""
+    """A 16-bit PNG. rows: (H, W) grey (colour 0), (H, W, 3) RGB (2), (H, W, 2) grey and opacity (4), or RGBA (6)."""
     head = struct.pack(">IIBBBBB", rows.shape[1], rows.shape[0], 16, colour, 0, 0, 0)
     body = b"".join(b"\0" + row.astype(">u2").tobytes() for row in rows)
     return (
@@ -270,20 +271,28 @@ def png_grey(bits: int, values: np.ndarray, key: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
+def held(data: bytes) -> bytes:
+    """What is made of a PIL image of a file; of one that was asked for before, too."""
+    picture = Image.open(io.BytesIO(data))
+    assert picture_bytes(picture) == picture_bytes(picture)
+    return picture_bytes(picture)
+
+
+@pytest.mark.parametrize("door", [bytes, held])
 @pytest.mark.parametrize("bits", [1, 2, 4, 16])
-def test_the_one_colour_that_is_see_through_is_the_one_that_the_file_names(bits, read):
+def test_the_one_colour_that_is_see_through_is_the_one_that_the_file_names(bits, door, read):
     """Pillow compares the key as it is with values that it has scaled to 8 bits."""
     if bits < 16:
         values = np.arange(SIZE * SIZE).reshape(SIZE, SIZE) % 2**bits
         for key in range(2**bits):
             expected = np.where(values == key, 255, values * 255 // (2**bits - 1))
-            assert (read(png_grey(bits, values, key)).pixels == expected[:, :, None]).all()
+            assert (read(door(png_grey(bits, values, key))).pixels == expected[:, :, None]).all()
         return
     values = np.full((SIZE, SIZE, 3), 0x00FF)
     values[::2] = (0xFF00, 0, 0xFF00)
     values[::3] = 0
     for key in ((0, 0, 0), (0xFF00, 0, 0xFF00), (0x00FF, 0x00FF, 0x00FF), (1, 0, 0)):
-        found = read(png_16(values, 2, chunk(b"tRNS", struct.pack(">HHH", *key)))).pixels
+        found = read(door(png_16(values, 2, chunk(b"tRNS", struct.pack(">HHH", *key))))).pixels
         assert (found == np.where((values == key).all(axis=2)[:, :, None], 255, values >> 8)).all()
 
 

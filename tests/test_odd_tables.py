@@ -39,6 +39,7 @@ def listed(source: Path | str) -> dict[str, str]:
     [
         ("file,prompt\na.png\nb.png,x\n", {"a.png": "", "b.png": "x"}),
         ("File; Prompt\na.png;cat, flat\n", {"a.png": "cat, flat"}),
+        ('"sep=;"\r\nfile;prompt\r\na.png;cat, flat\r\n', {"a.png": "cat, flat"}),
         ('file\tprompt\na.png\t"two\nlines"\n', {"a.png": "two\nlines"}),
         (
             'file\n"a, b.png"\n\n=cmd()\n-rf.png\n../x.png\n',
@@ -60,7 +61,9 @@ def test_a_csv_is_read_as_people_write_it(tmp_path, text, found):
         ("file,prompt\na.png,sch\xf6n\n".encode("latin-1"), "not in UTF-8"),
         (b"a.png,x\n", "one column 'file'.* It has the columns 'a.png', 'x'"),
         (b"file,file\na.png,b.png\n", "one column 'file'"),
-        (b'file,prompt\na.png,"open\n', "cannot be read as a table"),
+        (b'file,prompt\na.png,"open\n', "t.csv', line 2 is not readable as CSV"),
+        (b'sep=;\r\nfile;prompt\r\na.png;"x" y\r\n', "t.csv', line 3 is not readable as CSV: ';' expected"),
+        (b"sep=;\nfile;prompt\na.png;x;y\n", "Line 3 of .* has 3 columns"),
         (b"", "It has the columns nothing"),
     ],
 )

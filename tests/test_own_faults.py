@@ -11,12 +11,16 @@ import pytest
 from PIL import Image
 
 import guda_core
+from guda_core.cli import groups_check
+from guda_core.data.dataset import Item
 from guda_core.data.groups import load_group_set
 from guda_core.data.own import in_folder
 from guda_core.data.own.in_folder import find_in_folder, find_in_table
 from guda_core.data.own.slugs import slug, slugs
 from guda_core.data.own.tables import read_table
+from guda_core.data.prompts import MAX_PROMPT
 from guda_core.errors import DataError, GroupSetError, OptionError
+from guda_core.records import Group, GroupSet
 from tests.own_pictures import guda, made, paint
 
 
@@ -277,6 +281,29 @@ def test_a_place_that_is_not_there_is_told_before_its_options(option, home, tmp_
 def test_tables_that_are_wrong(row, sentence, home, tmp_path):
     (tmp_path / "table.json").write_text(json.dumps([row]))
     assert sentence in guda("groups", "new", tmp_path / "table.json", code=2)
+
+
+@pytest.mark.parametrize("said", ["holds the character NUL (U+0000). Take it out.", "Save it again as UTF-8."])
+def test_a_caption_file_that_cannot_be_taken_says_why(said, tmp_path):
+    for i in range(6):
+        paint(tmp_path / "ann" / f"{i}.png", i)
+        (tmp_path / "ann" / f"{i}.txt").write_bytes(b"a\0b" if i < 5 else b"\xff")
+    with pytest.raises(DataError, match=re.escape(said)) as told:
+        find_in_folder(tmp_path)
+    assert "1 caption file is not readable as UTF-8 text" in str(told.value)
+    assert str(told.value).count("NUL") == 3 and "2 more caption files cannot be read." in str(told.value)
+
+
+def test_captions_that_are_longer_than_a_prompt_are_told(tmp_path):
+    for i, text in enumerate(("a" * MAX_PROMPT, "a" * (MAX_PROMPT + 1))):
+        paint(tmp_path / f"g{i}" / "1.png", i)
+        (tmp_path / f"g{i}" / "1.txt").write_text(text)
+    notes = made(tmp_path).notes
+    said = "1 caption has more than the 2,000 characters that a prompt may have: g1/1.png."
+    assert said in notes
+    two = GroupSet("s", "S", {"j": Group("j", "J", phrase="x")}, caption="{content}, {phrase}")
+    items = [Item("g1/1.png", "j", caption="a" * MAX_PROMPT), Item("g1/2.png", "j", caption="b")]
+    assert said in groups_check.warnings(two, items, [])
 
 
 def test_captions_of_several_lines_are_told(tmp_path):

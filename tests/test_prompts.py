@@ -40,7 +40,7 @@ def test_prompts_are_tidied(prompt, expected):
 @pytest.mark.parametrize(
     ("prompt", "words"),
     [
-        ("x" * 2001, "caption may have 2000 characters at most; this one has 2001"),
+        ("x" * 2001, "caption may have 2,000 characters at most; this one has 2,001"),
         ("a\0b", r"U\+0000"),
         ("a\x1b[31mb", r"U\+001B"),
         ("a\x7fb", r"U\+007F"),

@@ -647,7 +647,7 @@ def test_parts_that_are_cut_short_are_left_out_and_said(table, tmp_path):
         Results(str(tmp_path))
 
 
-def test_a_picture_is_computed_again_and_compared(table):
+def test_a_picture_is_computed_again_and_compared(table, monkeypatch):
     found = Results(str(table))
     mine = again.rows_of(found, "003.png")
     done = again.again(Scoped(), found.made_from(), mine)
@@ -664,6 +664,8 @@ def test_a_picture_is_computed_again_and_compared(table):
         again.rows_of(found, "empty.png")
     with pytest.raises(OptionError, match="no picture 'none'"):
         again.rows_of(found, "none")
+    monkeypatch.setattr(Scoped, "scope", lambda self, query: 1 / 0)
+    assert all("/scope" in c for c in again.again(Scoped(), found.made_from(), mine).changes)
     gone = [{**r, "place": "/nowhere/x.png"} for r in mine]
     with pytest.raises(ReportError, match="not at /nowhere"):
         again.again(other, found.made_from(), gone)

@@ -384,6 +384,32 @@ def test_what_ended_a_run_is_told_soon_whatever_becomes_of_its_parts(tmp_path, m
     assert time.monotonic() - began < 0.8
 
 
+@pytest.mark.parametrize(
+    ("error", "times", "asked", "verdict"),
+    [
+        (RuntimeError("no kernel image"), 99, 1, "not assessed"),
+        (NoMemoryError(NO_MEMORY), 1, 2, "in scope"),  # another worker may have more
+        (NoMemoryError(NO_MEMORY), 99, scorer.TRIES, "not assessed"),
+    ],
+)
+def test_a_verdict_on_scope_that_cannot_be_made_takes_no_score_away(
+    folder, tmp_path, monkeypatch, error, times, asked, verdict
+):
+    one, seen, real = hashlib.sha256((folder / "004.png").read_bytes()).hexdigest(), [], LightService.scope
+
+    def scope(self, query):
+        seen.append(query.file_hash)
+        if query.file_hash == one and seen.count(one) <= times:
+            raise error
+        return real(self, query)
+
+    monkeypatch.setattr(LightService, "scope", scope)
+    found = run(folder, tmp_path / "out", LightService, partial(part_jobs.by_pool, pool=Here()))
+    assert (found.refused, found.done, seen.count(one)) == (0, 9, asked)
+    of_it = [r for r in rows(tmp_path / "out") if r["picture"] == "004.png"]
+    assert {r["scope"] for r in of_it} == {verdict} and "ok" in {r["status"] for r in of_it}
+
+
 def test_a_picture_whose_worker_is_ended_on_purpose_is_not_blamed(folder, tmp_path):
     task = Task(str(tmp_path / "out"), 0, 4, LightService)
 

@@ -76,7 +76,8 @@ def test_letters_of_other_scripts_do_not_hide_the_order_of_bytes(prompt, mark, o
 
 
 def test_a_comment_that_a_phone_or_a_person_wrote_is_no_prompt():
-    for text in ("oplus_1048608", "Screenshot", "Picture of my dog, Berlin", "Negative prompt: none", '{"a": 1}'):
+    steps = ("my holiday Steps: 3 to the beach", "Lunch\nSteps: 3 of 5")
+    for text in ("oplus_1048608", "Screenshot", "My dog, Berlin", "Negative prompt: none", '{"a": 1}', *steps):
         for head in (b"ASCII\0\0\0" + text.encode(), b"UNICODE\0" + text.encode("utf-16-be")):
             assert written_prompt(with_exif("JPEG", comment=head)) is None
 

@@ -37,6 +37,7 @@ from guda_core.stored_figures import read_figures
 from guda_core.unlearning import adapters
 from guda_core.unlearning.adapter_files import (
     FIT,
+    KEPT,
     LISTED,
     NOTHING_FORGOTTEN,
     WORDS,
@@ -50,7 +51,7 @@ from guda_core.unlearning.switching import Switching
 Without = Callable[[str], AbstractContextManager[None]]
 SLACK = {"float32": 0.02}  # standard errors that other hardware may move a bound of a race by; of coarser types:
 SLACK_COARSE = 0.5
-KEPT = 0.99  # of what was changed, at least: below that it is said
+ENOUGH = 0.99  # of what was changed is kept, at least: below that it is said
 READERS = 4  # files that are read at once, at most; more than there are cores get into each other's way
 
 
@@ -320,12 +321,13 @@ class Counterfactual(Method):
         usual = Counter(made.values()).most_common(1)
         return [g for g, how in made.items() if how != usual[0][0]]
 
-    @cached_property
+    @property
     def rounded(self) -> dict[str, float]:
-        """The groups whose model loses a part of its change to the network's type -> the share that is left."""
-        with self.model.lock:
-            shares = {g: self.switching.share_kept(a) for g, a in self.adapters.items()}
-        return {g: share for g, share in shares.items() if share < KEPT}
+        """The groups whose model lost a part of its change by rounding -> the share that is left. In another type than
+        the one that it was made in that is not known."""
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        shares = {g: a.meta.get(KEPT) for g, a in self.adapters.items() if a.meta.get("dtype") == dtype}
+        return {g: share for g, share in shares.items() if isinstance(share, float) and share < ENOUGH}
 
     def caveat(self) -> str:
         """What has to be said of the scores; "" where all models without a group are what they should be."""
@@ -346,11 +348,11 @@ class Counterfactual(Method):
         if self.unchanged:
             said.append(NOTHING_FORGOTTEN.format(which=self._which(self.unchanged)))
         if self.rounded:
-            dtype = str(self.model.dtype).removeprefix("torch.")
+            least = min(self.rounded.values())
             said.append(
-                f"Rounded to {dtype}, the models without {self._which(list(self.rounded))} keep only a part of what "
-                f"was changed (as little as {min(self.rounded.values()):.0%}), so their scores are too near to 0. "
-                "GUDA_DTYPE=float32 keeps all of it."
+                f"Rounding took a part of what was changed from the models without {self._which(list(self.rounded))} "
+                f"(down to {f'{least:.0%}' if least >= 0.01 else 'almost nothing'} is left), so their scores are too "
+                "near to 0. `guda unlearn --again --rank 6` makes LoRAs, which lose nothing."
             )
         if self.differing:
             said.append(

@@ -17,7 +17,7 @@ from guda_core.cli.terminal import columned
 from guda_core.data.captions import NoCaptions, captioner_of
 from guda_core.data.dataset import Item, fitted, middle
 from guda_core.data.marks import marks_of
-from guda_core.data.own.found import counted, some
+from guda_core.data.own.found import counted, some, too_long
 from guda_core.data.own.near import SIDE, Alike, Copies
 from guda_core.diffusion.sizes import Size, sizes
 from guda_core.errors import DataError, ImageError
@@ -162,9 +162,10 @@ def _named(name: str) -> re.Pattern[str]:
 
 
 def _long(group_set: GroupSet, train: Sequence[Item], tokens: Callable[[str], tuple[int, int]] | None) -> Iterator[str]:
-    """Captions that are longer than the model reads."""
+    """Captions that are longer than a prompt may be, or than the model reads."""
     captioner = captioner_of(group_set)
     said = {i.id: captioner.prompt(i) for i in train if i.caption}
+    yield from too_long(said)
     found = {k: (len(text.split()), WORDS) if tokens is None else tokens(text) for k, text in said.items()}
     long = [k for k, (n, most) in found.items() if n > most]
     if long:

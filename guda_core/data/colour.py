@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageCms
 
-from guda_core.data.containers import PNG_COLOUR, PNG_LENGTHS, png_chunks, unpacked
+from guda_core.data.containers import PNG_COLOUR, PNG_LENGTHS, is_crowded, png_chunks, unpacked
 from guda_core.data.metadata import coded_colours
 
 SRGB = ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06), (0.3127, 0.3290))  # red, green, blue, white: x, y
@@ -107,8 +107,9 @@ def convert(image: Image.Image, curve: Curve, matrix: np.ndarray, png: bytes = b
 
 
 def _lower(png: bytes, size: tuple[int, int]) -> np.ndarray | None:
-    """(H, W, 3): the lower bytes of a PNG's values of 16 bits; None of another, or where it was read in another way."""
-    if png[24:25] != b"\x10":
+    """(H, W, 3): the lower bytes of a PNG's values of 16 bits; None of another, or where it was read in another way,
+    such as in a process of its own (`apart`)."""
+    if png[24:25] != b"\x10" or is_crowded(png, "PNG"):
         return None
     try:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as im:
@@ -116,6 +117,9 @@ def _lower(png: bytes, size: tuple[int, int]) -> np.ndarray | None:
                 return None
             if im.mode.startswith("I"):
                 return (np.asarray(im)[:, :, None] & 255).repeat(3, axis=2)
+            if im.tile[0].args == "LA;16B":  # grey, opacity: as many bytes as RGBA has
+                im.tile = [t._replace(args="RGBA") for t in im.tile]
+                return np.asarray(im)[:, :, 1:2].repeat(3, axis=2)
             im.tile = [t._replace(args=f"{im.mode};16L") for t in im.tile]
             return np.asarray(im.convert("RGB"))
     except MemoryError:

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 
 import numpy as np
 from PIL import Image, ImageChops
+from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from guda_core.data import exif
@@ -181,19 +182,25 @@ def _loaded(data: bytes, kind: str, limits: Limits, notes: list[str]) -> Image.I
     if kind == "JPEG" and width * height > limits.whole:
         im.draft(im.mode, (-(-width // 2), -(-height // 2)))  # the decoder makes half the size by itself
         notes.append(half_said(width, height, *im.size))
-    if isinstance(im, TiffImageFile):
-        _look_at_tags(im)
     try:
-        im.load()
-        if kind == "PNG":
-            _see_through(im, data)
-    except MemoryError:
+        load(im, data)
+    except (ImageError, MemoryError):
         raise
     except Exception as e:  # the decoders raise a dozen kinds of error for damaged files
         if kind == "TIFF" and im.info.get("compression") in RARE:
             raise ImageError(UNREAD) from e
         raise Damaged(kind) from e
     return im
+
+
+def load(im: Image.Image, data: bytes) -> None:
+    """Load the pixels of a picture that Pillow opened, with what it reads wrongly of TIFF and PNG put right. data: the
+    file of a PNG; b"" where it is not known. Raises ImageError as `raw` does, and whatever the decoders raise."""
+    if isinstance(im, TiffImageFile):
+        _look_at_tags(im)
+    im.load()
+    if data and isinstance(im, PngImageFile):
+        _see_through(im, data)
 
 
 def _open(data: bytes, kind: str, limits: Limits) -> Image.Image:

@@ -46,7 +46,7 @@ def check_prompt(prompt: str) -> str:
         raise PromptError("The prompt must be text.")
     if (n := len(prompt.strip())) > MAX_PROMPT:
         raise PromptError(
-            f"A prompt or caption may have {MAX_PROMPT} characters at most; this one has {n}. Shorten it."
+            f"A prompt or caption may have {MAX_PROMPT:,} characters at most; this one has {n:,}. Shorten it."
         )
     for c in prompt:
         if unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\r\n":

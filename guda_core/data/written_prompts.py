@@ -31,7 +31,7 @@ MOST = 200_000  # characters that are looked at
 EXIF, USER_COMMENT, MAKE, MODEL, SOFTWARE = 0x8769, 0x9286, 0x010F, 0x0110, 0x0131
 A1111, COMFY, FOOOCUS, INVOKE = "A1111", "ComfyUI", "Fooocus", "InvokeAI"
 ENDS = re.compile(r"^(Negative prompt: |Steps: \d+, )", re.MULTILINE)
-STEPS = re.compile(r"\bSteps: \d+")  # what these programs write, and others do not
+STEPS = re.compile(r"^Steps: \d+, ", re.MULTILINE)  # what these programs write, and others do not
 TEXTS = ("text", "text_g", "clip_l", "t5xxl", "prompt", "string", "value")  # of a node that holds or passes on words
 LINKS = (*TEXTS, "positive", "conditioning", "conditioning_1", "conditioning_to")
 

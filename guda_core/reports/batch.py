@@ -10,9 +10,7 @@ model, adapters, CLIP, scope, versions and hardware, is finished. One bad pictur
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import logging
 import unicodedata
@@ -24,7 +22,8 @@ from typing import Any
 
 from guda_core.data.images import MAX_BYTES, read_file
 from guda_core.data.left_behind import PassedOver, is_left_behind, is_no_picture
-from guda_core.errors import GudaError, OptionError, ReportError, lacked
+from guda_core.data.own.tables import csv_rows
+from guda_core.errors import DataError, GudaError, OptionError, ReportError, lacked
 from guda_core.held_files import remove_file
 from guda_core.paths import is_there
 from guda_core.records import Attribution, Provenance, Query, Scope
@@ -32,7 +31,7 @@ from guda_core.reports import bundle
 from guda_core.reports.bundle import COLUMNS, SCORES
 from guda_core.reports.read import read_report
 from guda_core.reports.record import circumstances, context, limits
-from guda_core.service import Service, check_methods, default_methods, find_effort
+from guda_core.service import Service, check_methods, default_methods, find_effort, scope_or_why
 from guda_core.versions import today
 
 log = logging.getLogger(__name__)
@@ -121,25 +120,28 @@ def read_prompts(path: Path, files: Sequence[Path]) -> dict[str, str]:
     try:
         if path.stat().st_size > MAX_PROMPTS:
             raise OptionError(f"{path.name} is larger than {MAX_PROMPTS // 10**6} MB.")
-        text = path.read_text(encoding="utf-8-sig")
-        separator = max(",;\t", key=text.partition("\n")[0].count)
-        rows = csv.DictReader(io.StringIO(text), delimiter=separator, strict=True)
-        listed = [(r.get("file"), r.get("prompt"), rows.line_num, None in r) for r in rows]
-        columns = list(rows.fieldnames or ())
+        with path.open(encoding="utf-8-sig") as f:
+            separator, rows = csv_rows(f, path.name)
+            _, columns = next(rows, (0, []))
+            listed = [(line, row) for line, row in rows if row]
     except OSError as e:
         raise OptionError(f"{path} cannot be read ({e.strerror}).") from e
-    except (ValueError, csv.Error) as e:
+    except ValueError as e:
         raise OptionError(f"{path.name} is no CSV in UTF-8: {e}.") from e
+    except DataError as e:
+        raise OptionError(str(e)) from e
     if not columns.count("file") == columns.count("prompt") == 1:
         raise OptionError(f"{path.name} must begin with a line that names the columns file and prompt, once each.")
     known, out = {shown(p) for p in files}, {}
     same = {unicodedata.normalize("NFC", name): name for name in known}
-    for name, prompt, line, more in listed:
-        if more:
+    for line, row in listed:
+        if len(row) > len(columns):
             raise OptionError(
                 f"{path.name}, line {line} has more columns than the first line. Put a prompt that holds '{separator}' "
                 "in double quotes."
             )
+        said = dict(zip(columns, row, strict=False))
+        name, prompt = said.get("file"), said.get("prompt")
         if name is None or prompt is None:
             raise OptionError(f"{path.name}, line {line}: a file and a prompt are needed.")
         name = name if name in known else same.get(unicodedata.normalize("NFC", name), name)
@@ -250,7 +252,7 @@ class Batch:
             try:
                 query = self.service.prepare(read_file(path), prompt=self.prompts.get(name, self.config.prompt))
                 wanted = self._context(query)
-                judge = partial(self.service.scope, query)
+                judge = partial(scope_or_why, self.service, query)
                 record = _kept(report_path(self.out, name), wanted, self.provenance, judge)
                 if record is not None:
                     state, kept = "kept", kept + 1
@@ -290,7 +292,7 @@ class Batch:
             self.service.group_set,
             provenance=self.provenance,
             settings=self.settings,
-            scope=self.service.scope(query).plain(),
+            scope=scope_or_why(self.service, query).plain(),
         )
         bundle.write(path, made)
 

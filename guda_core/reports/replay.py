@@ -38,8 +38,8 @@ import numpy as np
 from guda_core import __version__
 from guda_core.answers.other_captions import BEST
 from guda_core.attribution import METHODS
-from guda_core.errors import ImageError, OptionError, PromptError, ReportError, ScoreError
-from guda_core.records import Attribution, Query, Scope
+from guda_core.errors import ImageError, OptionError, PromptError, ReportError
+from guda_core.records import Attribution, Query
 from guda_core.reports.bundle import RECORD, VALUES
 from guda_core.reports.findings import MISSING, Change, Doing, Outcome, Path, Verdict, differing, flat
 from guda_core.reports.opened import tell
@@ -50,7 +50,7 @@ from guda_core.reports.record import method_record, to_json
 from guda_core.reports.restore import attributions, pixels, shown
 from guda_core.reports.scope_again import of_scope
 from guda_core.reports.sources import drawn_again, from_file
-from guda_core.service import Recorded, check_methods
+from guda_core.service import Recorded, check_methods, scope_or_why
 
 if TYPE_CHECKING:
     from guda_core.service import Service
@@ -322,11 +322,7 @@ def replay(report: Report, service: Service) -> Iterator[Doing | Verdict]:
     captions = yield from _captions(report, service, query, coarse=coarse)
     verdict = _also(verdict, **captions)
     if record["scope"] is not None or "drawn" not in record["picture"]:
-        try:
-            scope = service.scope(query)
-        except ScoreError as e:
-            scope = Scope("not assessed", None, None, "", str(e))
-        verdict = _also(verdict, **of_scope(record, scope, coarse=coarse))
+        verdict = _also(verdict, **of_scope(record, scope_or_why(service, query), coarse=coarse))
     yield verdict
 
 

@@ -20,7 +20,7 @@ from guda_core.scoring import places, table_rows
 from guda_core.scoring.asking import Results
 from guda_core.scoring.listing import Wanted
 from guda_core.scoring.table_rows import Row
-from guda_core.service import Service
+from guda_core.service import Service, scope_or_why
 
 SAME = ("rank", "score", "low", "high", "status", "told_apart", "scope", "draws", "pixels_sha256")
 NUMBERS = ("score", "low", "high")
@@ -69,7 +69,7 @@ def again(service: Service, made_from: dict[str, Any], found: Sequence[Row]) -> 
     query = service.prepare(data, prompt=first["prompt"])
     asked = service.attribute(query, methods=settings["methods"], effort=settings["effort"])
     final = {a.method: a for a in asked}  # the last one of each
-    answers, scope = [final[m] for m in settings["methods"]], service.scope(query)
+    answers, scope = [final[m] for m in settings["methods"]], scope_or_why(service, query)
     about: dict[str, Any] = {"provenance": service.provenance(), "settings": settings, "scope": scope.plain()}
     wanted = Wanted(first["picture"], first["place"], first["prompt"])
     now = table_rows.scored(

@@ -7,7 +7,6 @@ what is in it (`Listing.name`), of which a worker reads what belongs to its part
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
@@ -19,7 +18,8 @@ from typing import Any
 
 from guda_core.data.left_behind import PassedOver, is_left_behind, is_no_picture
 from guda_core.data.own.data_sets import TEXTS
-from guda_core.errors import OptionError, ReportError
+from guda_core.data.own.tables import csv_rows
+from guda_core.errors import DataError, OptionError, ReportError
 from guda_core.scoring import data_set_rows, places
 
 ASKED = "asked"  # how the names of lists begin
@@ -27,7 +27,6 @@ LIST = re.compile(rf"{ASKED}-\d+-\d+\.parquet")
 PARQUET = ".parquet"
 TABLES = (".csv", PARQUET)
 NO_TABLES = (".json", ".jsonl", ".tsv", ".xlsx")
-SEPARATORS = ",;\t"  # of a CSV's columns
 SMALLEST, LARGEST, PARTS = 4, 256, 256  # pictures of a part, and so many parts before parts grow
 EMPTY, FLOATS = '"NULL"', ("DOUBLE", "FLOAT")  # types of DuckDB; pandas writes texts of which there are none as floats
 TEXT = re.compile(rf"VARCHAR|{EMPTY}|ENUM\(.*\)|[A-Z]*INT(EGER)?", re.S)  # those that a caption may have
@@ -249,16 +248,14 @@ class Listing:
         table, folder = self._table()
         try:
             with places.text_of(table) as f:
-                head = f.readline()
-                separator = max(SEPARATORS, key=head.count)
-                columns = next(csv.reader([head], delimiter=separator, strict=True), [])
+                separator, rows = csv_rows(f, f"'{table}'")
+                _, columns = next(rows, (0, []))
                 _named(table, columns)
                 self.captions = next(iter(_captions(_plain(columns))), "")
-                rows = csv.reader(f, delimiter=separator, strict=True)
-                for row in rows:
+                for line, row in rows:
                     if len(row) > len(columns):
                         raise OptionError(
-                            f"Line {rows.line_num + 1} of '{table}' has {len(row)} columns, and the first line has "
+                            f"Line {line} of '{table}' has {len(row)} columns, and the first line has "
                             f"{len(columns)}. Put a text that holds '{separator}' in double quotes."
                         )
                     said = dict(zip(_plain(columns), row, strict=False))
@@ -269,8 +266,10 @@ class Listing:
                         self.nameless += 1
         except UnicodeDecodeError as e:
             raise OptionError(f"'{table}' is not in UTF-8. Save it as a CSV in UTF-8.") from e
-        except (OSError, csv.Error) as e:
+        except OSError as e:
             raise OptionError(f"'{table}' cannot be read as a table. {e}") from e
+        except DataError as e:
+            raise OptionError(str(e)) from e
 
     def _walk(self) -> Iterator[Wanted]:
         """Every file but those that are no pictures by their endings, with a name below its source; where there are

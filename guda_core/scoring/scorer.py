@@ -38,7 +38,7 @@ from guda_core.reports.bundle import json_text
 from guda_core.scoring import caveats, parts, places, table_rows
 from guda_core.scoring.listing import Wanted, asked
 from guda_core.scoring.table_rows import FAILED, REFUSED, Row
-from guda_core.service import Service, check_methods, default_methods, find_effort
+from guda_core.service import Service, check_methods, default_methods, find_effort, scope_or_why
 from guda_core.work_queue import claimed
 
 log = logging.getLogger(__name__)
@@ -333,7 +333,9 @@ class _Part:
         query = self.service.prepare(data, prompt=w.prompt)
         final = {a.method: a for a in self.service.attribute(query, **self.settings)}  # the last one of each
         answers = [final[m] for m in self.methods]
-        scope = self.service.scope(query)
+        scope = scope_or_why(self.service, query)
+        if lacked(scope.reason):
+            self._give_back(NoMemoryError(scope.reason))
         return table_rows.scored(w, query, answers, scope, group_set=self.service.group_set, **self.about)
 
 

@@ -42,6 +42,7 @@ FIT = "fit"  # in the metadata: how the set's pictures were made square
 LISTED = "list_sha256"  # in the metadata: the list of pictures that the set was trained on (`picture_list.trained_on`)
 WORDS = "words_sha256"  # in the metadata: how the set's captions were written (`captions.words_sha256`)
 CAPTIONS = "captions_sha256"  # in the metadata: what all captions were made of (`captions.captions_sha256`)
+KEPT = "kept"  # in the metadata of a whole network: the share of its change that storing and rounding left
 MOST_JSON = 4_000_000  # bytes of a JSON file that is read
 SHA256 = re.compile("[0-9a-f]{64}")
 NOTHING_FORGOTTEN = (

@@ -25,6 +25,7 @@ from torch import Tensor
 from guda_core.data.latents import Latents
 from guda_core.held_files import remove_file
 from guda_core.unlearning import adapters, losses
+from guda_core.unlearning.adapter_files import KEPT
 from guda_core.unlearning.config import MemorySettings, Settings
 from guda_core.unlearning.forget import FORGET_LOSSES, ForgetLoss, Half, Task, hide
 from guda_core.unlearning.kept_prompts import KeptPrompts, network_alone
@@ -262,6 +263,7 @@ def unlearn(
             "size": size,
         }
         if config.lora is None:
+            record[KEPT] = student.kept(config.WHOLE_TYPE)
             adapters.save_whole(student.network, folder, meta=record, dtype=config.WHOLE_TYPE)
         else:
             adapters.save(student.network, folder, spec=config.lora, meta=record)

@@ -89,6 +89,16 @@ class Student:
         own = sum(float(before[n].double().square().sum()) for n, _ in self.network.named_parameters())
         return (change / own) ** 0.5
 
+    @torch.no_grad()
+    def kept(self, stored: torch.dtype) -> float:
+        """How much of a whole network's change is left once it is stored in a type and run in the model's."""
+        left, made, before = 0.0, 0.0, self.model.network.state_dict()
+        for name, p in self.network.named_parameters():
+            own, new = before[name].to(p), p.to(stored).to(before[name].dtype).to(p)
+            left += float(((new - own) * (p - own)).sum())
+            made += float((p - own).square().sum())
+        return left / made if made else 1.0
+
 
 def drops_out(network: nn.Module) -> bool:
     """Whether its passes draw random numbers in training."""

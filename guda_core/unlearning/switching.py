@@ -14,7 +14,7 @@ answers are made the same way, whatever else runs on the GPU, since in half prec
 In half precision what is less than half a step of W is lost when it is merged: in bfloat16 about half of a change of
 W / 1000, in float16 of W / 8000, so that scores shrink. So a LoRA below `FAINT` always runs live there; and since y has
 such steps, too, its branch is summed before anything is rounded: y = [W B] [x; A x]. A whole network cannot run live:
-`share_kept` tells what is left of it.
+its metadata tells what is left of its change (`student.Student.kept`).
 """
 
 from __future__ import annotations
@@ -134,17 +134,6 @@ class Switching:
         weights = self.network.state_dict(keep_vars=True)
         found = [(a, {name: weights[name] for name in a.shapes if name in weights}) for a in adapters]
         return any(own and self._is_live(a, own) for a, own in found)
-
-    def share_kept(self, adapter: Adapter) -> float:
-        """How much of a whole network's change is left once it is rounded to the network's type; of a LoRA, which the
-        rule above keeps, 1."""
-        kept, made, whole = 0.0, 0.0, adapter.shapes.keys() - adapter.factors.keys()
-        for name, w in self.network.state_dict().items() if whole else ():
-            if name in whole and w.dtype in HALF:
-                base, new = w.float(), adapter.weight(name, w)
-                change, left = new - base, new.to(w.dtype).float() - base
-                kept, made = kept + float((left * change).sum()), made + float(change.square().sum())
-        return kept / made if made else 1.0
 
     def release(self) -> None:
         """Give back the memory of all that is kept. What was decided stays."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from guda_core.data.prompts import MAX_PROMPT
 from guda_core.errors import DataError
 
 HALF = re.compile("[\ud800-\udfff]")
@@ -58,6 +59,13 @@ def some(things: Sequence[object], most: int = NAMED) -> str:
 def counted(n: int, one: str, many: str = "") -> str:
     """ "1 picture", "1,200 pictures"."""
     return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def too_long(captions: Mapping[str, str]) -> list[str]:
+    """A sentence on captions that no prompt may be as long as, if there are any. captions: picture -> its caption."""
+    long = [picture for picture, text in captions.items() if len(text) > MAX_PROMPT]
+    many = counted(len(long), "caption has", "captions have")
+    return [f"{many} more than the {MAX_PROMPT:,} characters that a prompt may have: {some(long)}."] if long else []
 
 
 def words(value: object, what: str) -> str:

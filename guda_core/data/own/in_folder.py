@@ -23,7 +23,7 @@ from typing import Any
 
 from guda_core.data.images import OWN, read_file
 from guda_core.data.left_behind import BESIDE, is_left_behind
-from guda_core.data.own.found import RIGHTS, Candidate, Found, counted, some, words
+from guda_core.data.own.found import NAMED, RIGHTS, Candidate, Found, counted, some, words
 from guda_core.data.own.tables import read_table
 from guda_core.errors import DataError
 from guda_core.paths import below, is_file, is_folder
@@ -135,8 +135,8 @@ def _stems(pictures: list[Path]) -> set[Path]:
 
 def _captions(files: list[Path], found: Found) -> dict[Path, str]:
     """Picture's path without its suffix -> text; files of several lines are noted. Raises DataError for files that are
-    not UTF-8, all of them."""
-    out, bad, several = {}, [], []
+    not UTF-8, all of them, and for others that cannot be read."""
+    out, bad, wrong, several = {}, [], [], []
     for path in sorted(files, key=lambda p: p.suffix.lower()):  # .txt goes before .caption
         try:
             whole = path.read_text(encoding="utf-8-sig")
@@ -144,14 +144,23 @@ def _captions(files: list[Path], found: Found) -> dict[Path, str]:
             out[path.with_suffix("")] = text or out.get(path.with_suffix(""), "")
             if len([line for line in whole.splitlines() if line.strip()]) > 1:
                 several.append(f"{path.parent.name}/{path.name}")
-        except (OSError, UnicodeDecodeError, DataError):
+        except UnicodeDecodeError:
             bad.append(path)
+        except OSError as e:
+            wrong.append(f"{path} cannot be opened: {e.strerror or e}.")
+        except DataError as e:
+            wrong.append(str(e))
+    said = wrong[:NAMED]
+    if len(wrong) > NAMED:
+        said.append(f"{counted(len(wrong) - NAMED, 'more caption file')} cannot be read.")
     if bad:
         them = "it" if len(bad) == 1 else "them"
-        raise DataError(
+        said.append(
             f"{counted(len(bad), 'caption file is', 'caption files are')} not readable as UTF-8 text: {some(bad)}. "
             f"Save {them} again as UTF-8."
         )
+    if said:
+        raise DataError(" ".join(said))
     if several:
         n = counted(len(several), "caption file has", "caption files have")
         found.notes.append(f"{n} several lines, which were joined to one caption: {some(several)}.")

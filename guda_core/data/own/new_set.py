@@ -20,7 +20,7 @@ from typing import Any, get_args
 
 from guda_core.data.groups import HTTPS
 from guda_core.data.images import Fit, hash_picture
-from guda_core.data.own.found import RIGHTS, Candidate, Found, counted, some
+from guda_core.data.own.found import RIGHTS, Candidate, Found, counted, some, too_long
 from guda_core.data.own.picture_list import Listed
 from guda_core.data.own.slugs import slug, slugs
 from guda_core.errors import DataError, ImageError, OptionError
@@ -141,6 +141,7 @@ def draft(found: Found, asked: NewSet, tell: Callable[[float], None] = lambda do
             "needed: a group is compared with the others. Put each group's pictures into a subfolder of its own."
             + deeper
         )
+    notes += too_long({o.of.picture: o.of.text for o in opened})
     shared = _shared(opened, notes)
     phrase = asked.phrase if asked.phrase is not None else likely_phrase(found.candidates)
     groups, pictures = {}, []

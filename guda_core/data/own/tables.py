@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from guda_core.data.own.found import words
 from guda_core.errors import DataError
@@ -34,20 +35,34 @@ def _text(path: Path) -> str:
         raise DataError(f"{path} cannot be opened: {e.strerror or e}.") from e
 
 
-def _csv(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    told = SEPARATOR.match(text)
-    text, above = (text[told.end() :], 1) if told else (text, 0)
-    by = told[1] if told else max(",;\t", key=text.partition("\n")[0].count)
-    found = csv.DictReader(io.StringIO(text, newline=""), delimiter=by, strict=True)
-    try:
-        _check_twice(str(path), found.fieldnames or ())
-        for row in found:
-            if None in row:
-                raise DataError(f"{path}, line {found.line_num + above} has more fields than the first line.")
-            if any((v or "").strip() for v in row.values()):  # Excel leaves rows that are empty
+def csv_rows(file: IO[str], where: object) -> tuple[str, Iterator[tuple[int, list[str]]]]:
+    """(what separates columns, the rows of a CSV with their lines), the columns' names first. where: how the file is
+    called in sentences. The rows raise DataError where one is not readable."""
+    head = file.readline()
+    told = SEPARATOR.fullmatch(head)
+    by = told[1] if told else max(",;\t", key=head.count)
+    found = csv.reader(file if told else itertools.chain([head], file), delimiter=by, strict=True)
+
+    def rows() -> Iterator[tuple[int, list[str]]]:
+        above = 1 if told else 0
+        try:
+            for row in found:
                 yield found.line_num + above, row
-    except csv.Error as e:  # the reader is at that line, where `found` is at the last one that it could read
-        raise DataError(f"{path}, line {found.reader.line_num + above} is not readable as CSV: {e}.") from e
+        except csv.Error as e:
+            raise DataError(f"{where}, line {found.line_num + above} is not readable as CSV: {e}.") from e
+
+    return by, rows()
+
+
+def _csv(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    _, rows = csv_rows(io.StringIO(text, newline=""), path)
+    _, columns = next(rows, (0, []))
+    _check_twice(str(path), columns)
+    for line, row in rows:
+        if len(row) > len(columns):
+            raise DataError(f"{path}, line {line} has more fields than the first line.")
+        if any(v.strip() for v in row):  # Excel leaves rows that are empty
+            yield line, dict(itertools.zip_longest(columns, row))
 
 
 def _json(path: Path, text: str) -> Iterator[tuple[int, Any]]:
