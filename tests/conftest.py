@@ -7,6 +7,7 @@ import gc
 import os
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,20 +31,10 @@ os.environ.pop("SSL_CERT_FILE", None)
 os.environ["COLUMNS"] = "200"  # the consoles read their width once, when they are first imported
 
 
-# Files that take longest, in this order before all others, so that both processes end at about the same time. Those
-# that mostly wait (for a browser, a cluster) and those that mostly compute take turns, so that one of each is at work.
-LONG = (
-    "browser_answer", "unlearn", "browser_screens", "styles_run", "browser", "unlearn_memory", "table_on_ray",
-    "unconditional", "jobs_on_ray", "wheel", "fuzz", "planted", "unlearn_on_many", "gpu_check", "own_oracle_page",
-    "own_oracle", "start", "classes", "formats", "browser_own", "pipeline", "ui_api", "racing", "results_screen",
-    "scope", "faults_server", "api", "members", "terminal", "publish_guide", "sanity", "how_to",
-    "every_family", "old_reports", "faults", "published", "jobs", "live",
-)  # fmt: skip
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    order = {f"test_{name}": i for i, name in enumerate(LONG)}
-    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+    """The files in an order by chance, always the same: what waits for a browser and what computes are mixed, and no
+    file can rely on the one before it in the alphabet."""
+    items.sort(key=lambda item: zlib.crc32(item.path.stem.encode()))
 
 
 def pytest_collection_finish() -> None:
