@@ -194,7 +194,9 @@ def test_what_a_whole_network_loses_by_rounding_is_said_and_not_looked_for_in_it
     assert loaded == ["noto"]  # whether it fits; it is not read again for what only a LoRA can be
     for share, left in ((0.276, "28%"), (1e-9, "almost nothing")):
         adapter_files.note(job.folder / "noto", {"kept": share})
-        said = f"from the models without each group (down to {left} is left), so their scores are too near to 0."
+        said = (
+            f"from the models without each group (in the worst one, {left} is left), so their scores are too near to 0."
+        )
         assert said in Guda(job.model, GROUPS, job.folder).caveat()
     adapter_files.note(job.folder / "noto", {"dtype": "bfloat16"})  # made in another type than it runs in now
     assert not Guda(job.model, GROUPS, job.folder).rounded

@@ -570,9 +570,9 @@ def test_the_plan_on_the_command_line(job, tmp_path, monkeypatch, capsys):
         unlearn_command._plan(job, measured, pending, CONFIG, tmp_path / "plan.json", None, ["noto"])
         group, said = json.loads((tmp_path / "plan.json").read_text())["groups"]["noto"], capsys.readouterr().out
         assert (group["cost"]["gradients"], group["disk_bytes"]) == (0, 0) and group["passes"] == group["health"] > 0
-        assert group["seconds"] > 0 and "Of noto the adapter is there, and its health alone" in said
+        assert group["seconds"] > 0 and "Only the health is still to be measured of: noto." in said
         assert ("One step" in said) == bool(pending) and "Nothing to do" not in said
     opened = SimpleNamespace(forgetting=job, config=CONFIG, health=measured)
     monkeypatch.setattr(unlearn_command, "_opened", lambda asked: opened)
     unlearn_command._only_plan(SimpleNamespace(groups=("noto",), again=False), None, None)
-    assert "Of noto the adapter is there" in capsys.readouterr().out
+    assert "still to be measured of: noto." in capsys.readouterr().out

@@ -351,8 +351,8 @@ class Counterfactual(Method):
             least = min(self.rounded.values())
             said.append(
                 f"Rounding took a part of what was changed from the models without {self._which(list(self.rounded))} "
-                f"(down to {f'{least:.0%}' if least >= 0.01 else 'almost nothing'} is left), so their scores are too "
-                "near to 0. `guda unlearn --again --rank 6` makes LoRAs, which lose nothing."
+                f"(in the worst one, {f'{least:.0%}' if least >= 0.01 else 'almost nothing'} is left), so their scores "
+                "are too near to 0. `guda unlearn --again --rank 6` makes LoRAs, which lose no such part."
             )
         if self.differing:
             said.append(

@@ -266,7 +266,7 @@ def _tell_plan(plan: Plan, share: Share | None) -> None:
     show(_plan_table(plan))
     mode = "with checkpointing" if plan.memory["checkpointing"] else "without checkpointing"
     if others := [g for g, of in plan.groups.items() if not of.cost.gradients]:
-        say(f"Of {', '.join(others)} the adapter is there, and its health alone is to be measured.")
+        say(f"Only the health is still to be measured of: {', '.join(others)}.")
     if plan.step.pictures:
         say(
             f"One step took {plan.step.seconds:.2f} s on {plan.device} in {plan.dtype}, {plan.step.pictures} pictures "

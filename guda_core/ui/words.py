@@ -102,8 +102,9 @@ OWN_PICTURE = "Not needed: the model made this picture itself."
 REPLAYED = {
     "equal": "Equal. Computed again here, every score is the same to the last bit.",
     "within tolerance": "Within tolerance. Computed again here, every number is the same to one part in a thousand (or "
-    "0.001 nats; in half precision, or to a sixth of its interval, and scope's statistic to 0.2). A picture that was "
-    "drawn or prepared again may differ a little. Other hardware or versions cause such differences.",
+    "0.001 nats). In half precision, a number may also move by a sixth of its interval, and scope's statistic by 0.2. "
+    "A picture that was drawn or prepared again may differ a little. "
+    "Other hardware or versions cause such differences.",
     "different": "Different. Computed again here, something is not as the report says. The tables show what.",
 }
 
